@@ -1,1 +1,55 @@
-fn main() {}
+//! Measures WebSocket proxies: `relay` is the floor they are compared with, `echo` the server
+//! behind them, `ws` the clients in front of them, which check every byte that comes back.
+#![deny(unsafe_code)]
+
+mod accept;
+mod echo;
+mod frame;
+mod link;
+mod mirror;
+mod process;
+mod relay;
+mod sys;
+mod units;
+mod upgrade;
+mod utf8;
+mod ws;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Relay(args) => relay::run(&args).map(|()| true),
+        Command::Echo(args) => echo::run(&args).map(|()| true),
+        Command::Ws(args) => ws::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("wsteady-bench: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Load and measurement for WebSocket proxies.
+///
+/// A comparison has three processes: `wsteady-bench echo` is the server, a proxy (or
+/// `wsteady-bench relay`, the cheapest one there can be) stands in front of it, and
+/// `wsteady-bench ws` is any number of clients. `scripts/bench-proxy` runs them for several
+/// proxies in turns and writes a report.
+#[derive(Parser)]
+#[command(name = "wsteady-bench", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Relay(relay::Args),
+    Echo(echo::Args),
+    Ws(Box<ws::Args>),
+}

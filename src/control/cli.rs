@@ -1,0 +1,868 @@
+//! The command line and the environment: from words to a [`Command`].
+//!
+//! Nothing here reads the process's own arguments or variables: both are handed in, so that every
+//! combination can be tested. The one thing touched is the configuration file they name.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use super::config::{
+    Config, LogConfig, Place, Problem, Problems, Sources, explain, nearest, parse_duration,
+};
+
+/// What the process shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Proxy, until told to stop.
+    Run(Box<Run>),
+    /// Print `text`, and `warnings` to stderr; exit 0.
+    Check {
+        config: Box<Config>,
+        text: String,
+        warnings: Vec<Problem>,
+    },
+    /// Everything in one process, for a first look.
+    Demo(DemoOptions),
+}
+
+/// A checked configuration, and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub config: Config,
+    /// For the log, once there is one.
+    pub warnings: Vec<Problem>,
+    /// For SIGHUP: [`Sources::load`] reads the file again under the same flags and environment.
+    pub sources: Sources,
+}
+
+/// What `wsteady demo` was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DemoOptions {
+    /// End by itself after this time. `None`: when told to.
+    pub length: Option<Duration>,
+    /// Address for clients; loopback unless asked for otherwise.
+    pub listen: SocketAddr,
+    /// Address of the page. Always loopback: the demo has no token.
+    pub admin: SocketAddr,
+    pub log: LogConfig,
+}
+
+/// The process ends here: print `text` and leave with `code`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// 0: help or version, to stdout. 2: a wrong command line or configuration, to stderr.
+    pub code: u8,
+    /// Ends in a newline.
+    pub text: String,
+}
+
+impl Exit {
+    /// Prints the text where it belongs, and gives the code for the process.
+    pub fn report(&self) -> std::process::ExitCode {
+        // Not `print!`, which panics when the reader (`| head`) has gone.
+        let _ = match self.code {
+            0 => std::io::stdout().write_all(self.text.as_bytes()),
+            _ => std::io::stderr().write_all(self.text.as_bytes()),
+        };
+        self.code.into()
+    }
+
+    fn wrong(text: impl fmt::Display) -> Exit {
+        Exit {
+            code: WRONG_USE,
+            text: format!("wsteady: {text}\n"),
+        }
+    }
+}
+
+impl From<Problems> for Exit {
+    fn from(problems: Problems) -> Exit {
+        let lines = problems
+            .iter()
+            .map(|problem| format!("wsteady: {problem}\n"));
+        Exit {
+            code: WRONG_USE,
+            text: lines.collect(),
+        }
+    }
+}
+
+/// Reads `args` (the program's name first) and `env`.
+///
+/// # Errors
+/// An [`Exit`] for wrong words and wrong configurations, but also for `--help` and `--version`.
+pub fn parse_from(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Command, Exit> {
+    let words = Words::try_parse_from(normal_args(args)).map_err(|error| usage_exit(&error))?;
+    let mut env = Env::new(env)?;
+    match words.command {
+        None => run(&words.flags, &mut env),
+        Some(Sub::Run(flags)) => run(&flags, &mut env),
+        Some(Sub::Check(flags)) => check(&flags, &mut env),
+        Some(Sub::Demo(flags)) => demo(&flags, &mut env),
+        Some(Sub::Preflight { .. }) => Err(Exit::wrong("preflight is not supported yet")),
+        Some(Sub::Generate { .. }) => Err(Exit::wrong("generate is not supported yet")),
+    }
+}
+
+/// The words as clap reads them. Values stay text: the configuration's reader checks them, so that
+/// a flag and a file's key can't differ in what they take.
+#[derive(Parser)]
+#[command(
+    name = "wsteady",
+    version,
+    about = "A proxy whose WebSocket sessions outlive their connections",
+    args_conflicts_with_subcommands = true,
+    after_help = "Every flag has an environment variable: --listen is WSTEADY_LISTEN, and so on; \
+                  lists by comma. A flag wins over its variable, that over the file."
+)]
+struct Words {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Sub>,
+}
+
+#[derive(Subcommand)]
+enum Sub {
+    /// Proxy until told to stop (this is the default)
+    Run(Flags),
+    /// Two servers, the proxy and a page in one process
+    Demo(DemoFlags),
+    /// Read a configuration and say what it means
+    Check(Flags),
+    /// Say which limits of this machine are too small (not supported yet)
+    Preflight {
+        #[arg(long, value_name = "N")]
+        connections: Option<String>,
+    },
+    /// Print a man page, completions, a unit, … (not supported yet)
+    Generate {
+        #[arg(value_name = "WHAT")]
+        what: Option<String>,
+    },
+}
+
+#[derive(Args, Default)]
+struct Flags {
+    /// The YAML file
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address for clients; may be given several times [default: :8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// The operator's address [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// A WebSocket server; several make one pool
+    #[arg(long, value_name = "ws://HOST:PORT")]
+    backend: Vec<String>,
+    /// An HTTP API behind a bridge (not supported yet)
+    #[arg(long, value_name = "http://HOST:PORT/")]
+    api: Vec<String>,
+    /// An HTTP server (not supported yet)
+    #[arg(long, value_name = "http://HOST:PORT")]
+    http: Vec<String>,
+    /// Threads that carry sessions [default: auto]
+    #[arg(long, value_name = "auto|N")]
+    loops: Option<String>,
+    /// Bound on all journals and queues together [default: 4GiB]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Bound on what one session keeps [default: 5MiB]
+    #[arg(long, value_name = "SIZE")]
+    buffer: Option<String>,
+    /// How long a session waits for another server [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    hold: Option<String>,
+    /// What counts as delivered: written, received or processed [default: received]
+    #[arg(long, value_name = "LEVEL")]
+    confirm: Option<String>,
+    /// Write a CPU profile (not supported yet)
+    #[arg(long, value_name = "FILE")]
+    cpuprofile: Option<PathBuf>,
+    /// Write a heap profile (not supported yet)
+    #[arg(long, value_name = "FILE")]
+    memprofile: Option<PathBuf>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+#[derive(Args)]
+struct DemoFlags {
+    /// The bridge instead of the proxy (not supported yet)
+    #[arg(long)]
+    bridge: bool,
+    /// End after so many seconds
+    #[arg(long, value_name = "N")]
+    seconds: Option<String>,
+    /// Address for clients [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address of the page, on loopback [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+fn run(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
+    let sources = sources(flags, env)?;
+    let loaded = sources.load()?;
+    Ok(Command::Run(Box::new(Run {
+        config: loaded.config,
+        warnings: loaded.warnings,
+        sources,
+    })))
+}
+
+fn check(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
+    let loaded = sources(flags, env)?.load()?;
+    let text = explain(&loaded.config);
+    Ok(Command::Check {
+        config: Box::new(loaded.config),
+        text,
+        warnings: loaded.warnings,
+    })
+}
+
+/// Lays flags over variables over the file that one of them names.
+fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
+    refuse_later(flags, env)?;
+    let file = flags
+        .config
+        .clone()
+        .or_else(|| env.take_path("WSTEADY_CONFIG"));
+    let mut sources = file.map_or_else(Sources::default, Sources::from_file);
+    if let Some((addresses, origin)) = env.pick_list(&flags.listen, "listen")? {
+        sources.put_listeners(&addresses, &origin);
+    }
+    if let Some((urls, origin)) = env.pick_list(&flags.backend, "backend")? {
+        sources.put_backends(&urls, &origin);
+    }
+    let table: [(&Option<String>, &str, &'static [&'static str]); 8] = [
+        (&flags.admin, "admin", &["admin", "address"]),
+        (&flags.loops, "loops", &["loops"]),
+        (&flags.memory, "memory", &["limits", "memory"]),
+        (&flags.buffer, "buffer", &["session", "buffer"]),
+        (&flags.hold, "hold", &["session", "hold"]),
+        (&flags.confirm, "confirm", &["session", "confirm"]),
+        (&flags.log_level, "log-level", &["log", "level"]),
+        (&flags.log_format, "log-format", &["log", "format"]),
+    ];
+    for (flag, name, path) in table {
+        if let Some((value, origin)) = env.pick(flag, name)? {
+            sources.put(path, &value, &origin);
+        }
+    }
+    // A variable alone: whoever may list processes would read it from a command line.
+    if let Some(token) = env.take("WSTEADY_ADMIN_TOKEN")? {
+        sources.put(&["admin", "token"], &token, "WSTEADY_ADMIN_TOKEN");
+    }
+    env.unknown()
+        .into_iter()
+        .for_each(|note| sources.note(note));
+    Ok(sources)
+}
+
+fn refuse_later(flags: &Flags, env: &mut Env) -> Result<(), Exit> {
+    let mut later = Vec::new();
+    let mut refuse = |origin: String| {
+        let place = Place::named(&origin);
+        later.push(Problem {
+            place,
+            message: "not supported yet".into(),
+        });
+    };
+    for (list, name) in [(&flags.api, "api"), (&flags.http, "http")] {
+        if let Some((_, origin)) = env.pick_list(list, name)? {
+            refuse(origin);
+        }
+    }
+    for (path, name) in [
+        (&flags.cpuprofile, "cpuprofile"),
+        (&flags.memprofile, "memprofile"),
+    ] {
+        let flag = path
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
+        if let Some((_, origin)) = env.pick(&flag, name)? {
+            refuse(origin);
+        }
+    }
+    match later.is_empty() {
+        true => Ok(()),
+        false => Err(Problems::from(later).into()),
+    }
+}
+
+fn demo(flags: &DemoFlags, env: &mut Env) -> Result<Command, Exit> {
+    if flags.bridge {
+        return Err(Exit::wrong("--bridge: not supported yet"));
+    }
+    // The configuration's reader checks the few keys that the demo shares with it. The server is
+    // a stand-in: the demo starts its own.
+    let mut sources = Sources::default();
+    sources.put_backends(&["ws://127.0.0.1:1".into()], "demo");
+    let table: [(&Option<String>, &str, &'static [&'static str], &str); 2] = [
+        (&flags.log_level, "log-level", &["log", "level"], "info"),
+        (&flags.log_format, "log-format", &["log", "format"], "text"),
+    ];
+    for (flag, name, path, default) in table {
+        let (value, origin) = env
+            .pick(flag, name)?
+            .unwrap_or((default.into(), "demo".into()));
+        sources.put(path, &value, &origin);
+    }
+    let (listen, origin) = env
+        .pick(&flags.listen, "listen")?
+        .unwrap_or((DEMO_LISTEN.into(), "demo".into()));
+    sources.put_listeners(&[listen], &origin);
+    if let Some((admin, origin)) = env.pick(&flags.admin, "admin")? {
+        sources.put(&["admin", "address"], &admin, &origin);
+    }
+    let config = sources.load()?.config;
+    let listen = config.listen[0].address;
+    let length = demo_length(env.pick(&flags.seconds, "seconds")?)?;
+    Ok(Command::Demo(DemoOptions {
+        length,
+        listen,
+        admin: config.admin.address,
+        log: config.log,
+    }))
+}
+
+/// Whole seconds, or any time with its unit.
+fn demo_length(picked: Option<(String, String)>) -> Result<Option<Duration>, Exit> {
+    let Some((text, origin)) = picked else {
+        return Ok(None);
+    };
+    let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let time = if bare { format!("{text}s") } else { text };
+    match parse_duration(&time) {
+        Ok(Duration::ZERO) => Err(Exit::wrong(format!("{origin}: must be more than 0"))),
+        Ok(time) => Ok(Some(time)),
+        Err(message) => Err(Exit::wrong(format!("{origin}: {message}"))),
+    }
+}
+
+/// The variables that begin with `WSTEADY_`.
+struct Env {
+    values: Vec<(String, OsString)>,
+    /// Those that some flag asked for.
+    known: Vec<String>,
+}
+
+impl Env {
+    fn new(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Env, Exit> {
+        let name = |name: OsString| {
+            name.into_string()
+                .ok()
+                .filter(|name| name.starts_with(PREFIX))
+        };
+        let own = env
+            .into_iter()
+            .filter_map(|(key, value)| Some((name(key)?, value)));
+        // An empty variable is how a unit file or a compose file unsets one.
+        let mut values: Vec<_> = own.filter(|(_, value)| !value.is_empty()).collect();
+        values.sort();
+        Ok(Env {
+            values,
+            known: Vec::new(),
+        })
+    }
+
+    /// The flag's value if it was given, else its variable's; with the name of what gave it.
+    fn pick(
+        &mut self,
+        flag: &Option<String>,
+        name: &str,
+    ) -> Result<Option<(String, String)>, Exit> {
+        let variable = variable(name);
+        let found = self.take(&variable)?;
+        Ok(match flag {
+            Some(value) => Some((value.clone(), format!("--{name}"))),
+            None => found.map(|value| (value, variable)),
+        })
+    }
+
+    /// As [`Env::pick`] for a flag that may be given several times; a variable lists by comma.
+    fn pick_list(
+        &mut self,
+        flags: &[String],
+        name: &str,
+    ) -> Result<Option<(Vec<String>, String)>, Exit> {
+        let variable = variable(name);
+        let found = self.take(&variable)?;
+        if !flags.is_empty() {
+            return Ok(Some((flags.to_vec(), format!("--{name}"))));
+        }
+        let items = |list: String| list.split(',').map(|item| item.trim().to_owned()).collect();
+        Ok(found.map(|list| (items(list), variable)))
+    }
+
+    fn take(&mut self, variable: &str) -> Result<Option<String>, Exit> {
+        let Some(value) = self.find(variable) else {
+            return Ok(None);
+        };
+        let text = value.to_str().map(str::to_owned);
+        text.map(Some)
+            .ok_or_else(|| Exit::wrong(format!("{variable}: is not UTF-8")))
+    }
+
+    fn take_path(&mut self, variable: &str) -> Option<PathBuf> {
+        self.find(variable).map(PathBuf::from)
+    }
+
+    fn find(&mut self, variable: &str) -> Option<OsString> {
+        self.known.push(variable.to_owned());
+        let found = self.values.iter().find(|(name, _)| name == variable);
+        found.map(|(_, value)| value.clone())
+    }
+
+    /// One warning for each variable that nothing asked for. A typo would else go unseen, but an
+    /// error would let a container's stray variable keep a proxy from starting.
+    fn unknown(&self) -> Vec<Problem> {
+        let flags = Words::command();
+        let of_flags = flags
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .map(variable);
+        let mut known: Vec<String> = of_flags.chain(self.known.iter().cloned()).collect();
+        known.extend(OTHER_VARIABLES.iter().map(|name| (*name).to_owned()));
+        let strange = self.values.iter().filter(|(name, _)| !known.contains(name));
+        let note = |name: &str| {
+            // Without the prefix that all have, which would make each near to every other.
+            let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
+            let bare_known: Vec<String> = known.iter().map(|name| bare(name)).collect();
+            let near = nearest(&bare(name), bare_known.iter().map(String::as_str));
+            let message = match near {
+                Some(near) => format!("unknown variable; did you mean {PREFIX}{near}?"),
+                None => "unknown variable".to_owned(),
+            };
+            Problem {
+                place: Place::named(name),
+                message,
+            }
+        };
+        strange.map(|(name, _)| note(name)).collect()
+    }
+}
+
+/// `log-level` is `WSTEADY_LOG_LEVEL`.
+fn variable(flag: &str) -> String {
+    format!("{PREFIX}{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Go's way to write a flag, `-cpuprofile=F`, becomes clap's: one dash before a long name turns
+/// into two. Users of older proxies have such lines in their units.
+fn normal_args(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let command = Words::command();
+    let longs: Vec<&str> = command
+        .get_arguments()
+        .filter_map(|arg| arg.get_long())
+        .collect();
+    let mut literal = false;
+    let normal = |arg: OsString| {
+        literal |= arg == "--";
+        let Some(text) = arg.to_str().filter(|_| !literal) else {
+            return arg;
+        };
+        let name = text
+            .strip_prefix('-')
+            .map(|rest| rest.split('=').next().unwrap_or(rest));
+        match name.is_some_and(|name| longs.contains(&name)) {
+            true => format!("-{text}").into(),
+            false => arg,
+        }
+    };
+    args.into_iter().map(normal).collect()
+}
+
+fn usage_exit(error: &clap::Error) -> Exit {
+    let code = if error.use_stderr() { WRONG_USE } else { 0 };
+    let text = error.render().to_string();
+    Exit {
+        code,
+        text: format!("{}\n", text.trim_end()),
+    }
+}
+
+/// What clap itself uses, and `RestartPreventExitStatus=2` in a unit waits for.
+const WRONG_USE: u8 = 2;
+
+const PREFIX: &str = "WSTEADY_";
+
+/// Variables of flags that only subcommands have.
+const OTHER_VARIABLES: &[&str] = &["WSTEADY_SECONDS", "WSTEADY_CONNECTIONS", "WSTEADY_BRIDGE"];
+
+/// The demo shows itself to this machine alone.
+const DEMO_LISTEN: &str = "127.0.0.1:8080";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str, env: &[(&str, &str)]) -> Result<Command, Exit> {
+        let args = std::iter::once("wsteady")
+            .chain(line.split_whitespace())
+            .map(OsString::from);
+        parse_from(
+            args,
+            env.iter().map(|(name, value)| (name.into(), value.into())),
+        )
+    }
+
+    fn config(line: &str, env: &[(&str, &str)]) -> Config {
+        match parse(line, env) {
+            Ok(Command::Run(run)) => run.config,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn exit(line: &str, env: &[(&str, &str)]) -> (u8, String) {
+        match parse(line, env) {
+            Err(exit) => (exit.code, exit.text),
+            Ok(command) => panic!("{line}: {command:?}"),
+        }
+    }
+
+    /// A file that is gone when the test is over.
+    struct TempFile(PathBuf);
+
+    impl TempFile {
+        fn new(name: &str, text: &str) -> TempFile {
+            let name = format!("wsteady-cli-{}-{name}.yaml", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, text).unwrap();
+            TempFile(path)
+        }
+
+        fn path(&self) -> &str {
+            self.0.to_str().unwrap()
+        }
+    }
+
+    impl Drop for TempFile {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    const POOL: &str = "pools: { chat: { servers: [ws://h:1] } }\n";
+
+    #[test]
+    fn backends_make_one_pool() {
+        for line in [
+            "--backend ws://a:1 --backend ws://b:2",
+            "run --backend ws://a:1 --backend=ws://b:2",
+        ] {
+            let config = config(line, &[]);
+            assert_eq!(config.pools.len(), 1);
+            assert_eq!(config.pools[0].name, "default");
+            let ids = config.pools[0]
+                .servers
+                .iter()
+                .map(|server| server.id.as_str());
+            assert_eq!(ids.collect::<Vec<_>>(), ["a-1", "b-2"]);
+        }
+    }
+
+    #[test]
+    fn flag_wins_over_variable_over_file_over_default() {
+        let text =
+            format!("{POOL}session: {{ hold: 3s, buffer: 3MiB, confirm: written }}\ndrain: 3s\n");
+        let file = TempFile::new("order", &text);
+        let env = [
+            ("WSTEADY_HOLD", "2s"),
+            ("WSTEADY_BUFFER", "2MiB"),
+            ("WSTEADY_CONFIG", file.path()),
+        ];
+        let config = config("--hold 1s", &env);
+        let session = &config.pools[0].session;
+        assert_eq!(session.hold, Duration::from_secs(1));
+        assert_eq!(session.buffer, 2 << 20);
+        assert_eq!(session.confirm, super::super::config::Confirm::Written);
+        assert_eq!(session.admit, Duration::from_secs(5));
+        assert_eq!(config.drain, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn every_flag_reaches_its_key_as_flag_and_as_variable() {
+        type Check = fn(&Config) -> bool;
+        let table: &[(&str, &str, Check)] = &[
+            ("listen", "127.0.0.1:1", |config| {
+                config.listen[0].address.port() == 1
+            }),
+            ("admin", "127.0.0.1:2", |config| {
+                config.admin.address.port() == 2
+            }),
+            ("backend", "ws://z:3", |config| {
+                config.pools[0].servers[0].url.host == "z"
+            }),
+            ("loops", "7", |config| config.loops.count() == 7),
+            ("memory", "2MiB", |config| config.limits.memory == 2 << 20),
+            ("buffer", "2MiB", |config| {
+                config.pools[0].session.buffer == 2 << 20
+            }),
+            ("hold", "7s", |config| config.session.hold.as_secs() == 7),
+            ("confirm", "written", |config| {
+                config.pools[0].session.confirm.to_string() == "written"
+            }),
+            ("log-level", "debug", |config| {
+                config.log.level.to_string() == "debug"
+            }),
+            ("log-format", "json", |config| {
+                config.log.format.to_string() == "json"
+            }),
+        ];
+        let file = TempFile::new("flags", POOL);
+        for (name, value, holds) in table {
+            let line = format!("--config {}", file.path());
+            assert!(
+                !holds(&config(&line, &[])),
+                "{name}: the value must differ from the default"
+            );
+            assert!(
+                holds(&config(&format!("{line} --{name} {value}"), &[])),
+                "--{name}"
+            );
+            assert!(
+                holds(&config(&line, &[(&variable(name), value)])),
+                "{}",
+                variable(name)
+            );
+        }
+        let lists = [
+            ("WSTEADY_BACKEND", "ws://a:1, ws://b:2"),
+            ("WSTEADY_LISTEN", ":1,:2"),
+        ];
+        let config = config("", &lists);
+        assert_eq!((config.pools[0].servers.len(), config.listen.len()), (2, 2));
+    }
+
+    #[test]
+    fn backends_replace_the_files_pools_and_routes() {
+        let text = format!("{POOL}routes: [{{ path: /x, pool: chat }}]\ndrain: 9s\n");
+        let file = TempFile::new("replace", &text);
+        let config = config(&format!("-c {} --backend ws://a:1", file.path()), &[]);
+        assert_eq!(config.pools.len(), 1);
+        assert_eq!(
+            (config.pools[0].name.as_str(), config.routes.len()),
+            ("default", 0)
+        );
+        assert_eq!(config.drain, Duration::from_secs(9));
+    }
+
+    #[test]
+    fn wrong_use_is_2_and_says_where() {
+        type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        let table: &[Row<'_>] = &[
+            (
+                "",
+                &[],
+                "wsteady: no pool: give --backend or a pools section\n",
+            ),
+            (
+                "check",
+                &[],
+                "wsteady: no pool: give --backend or a pools section\n",
+            ),
+            (
+                "--backend ws://a --hold 5",
+                &[],
+                "wsteady: --hold: session.hold: \"5\" has no unit; write 5s or 5ms\n",
+            ),
+            (
+                "--backend ws://a",
+                &[("WSTEADY_HOLD", "x")],
+                "wsteady: WSTEADY_HOLD: session.hold: \"x\" is not a time; write 30s, 50ms or 1m 30s\n",
+            ),
+            (
+                "--backend wss://a",
+                &[],
+                "wsteady: --backend: pools.default.servers[0].url: \"wss://a\": this build has no TLS; write ws://\n",
+            ),
+            (
+                "--backend ws://a --admin :8081",
+                &[],
+                "wsteady: --admin: admin.address: 0.0.0.0:8081 is not loopback; write 127.0.0.1:8081, or give admin.token (WSTEADY_ADMIN_TOKEN)\n",
+            ),
+            (
+                "--api http://a/ --http http://b",
+                &[],
+                "wsteady: --api: not supported yet\nwsteady: --http: not supported yet\n",
+            ),
+            (
+                "--backend ws://a",
+                &[("WSTEADY_API", "http://a/")],
+                "wsteady: WSTEADY_API: not supported yet\n",
+            ),
+            (
+                "--backend ws://a -cpuprofile=x -memprofile y",
+                &[],
+                "wsteady: --cpuprofile: not supported yet\nwsteady: --memprofile: not supported yet\n",
+            ),
+            (
+                "demo --bridge",
+                &[],
+                "wsteady: --bridge: not supported yet\n",
+            ),
+            (
+                "demo --seconds 0",
+                &[],
+                "wsteady: --seconds: must be more than 0\n",
+            ),
+            (
+                "demo --seconds x",
+                &[],
+                "wsteady: --seconds: \"x\" is not a time; write 30s, 50ms or 1m 30s\n",
+            ),
+            (
+                "preflight --connections 5",
+                &[],
+                "wsteady: preflight is not supported yet\n",
+            ),
+            (
+                "generate man",
+                &[],
+                "wsteady: generate is not supported yet\n",
+            ),
+            (
+                "-config /nonexistent/w.ini",
+                &[],
+                "wsteady: /nonexistent/w.ini: an .ini file is not supported yet; give a YAML file\n",
+            ),
+        ];
+        for (line, env, expected) in table {
+            assert_eq!(exit(line, env), (2, (*expected).to_owned()), "{line}");
+        }
+        let (code, text) = exit("--bakcend ws://a", &[]);
+        assert_eq!(code, 2);
+        assert!(
+            text.contains("--backend"),
+            "clap names the nearest flag: {text}"
+        );
+    }
+
+    #[test]
+    fn help_and_version_are_0() {
+        let (code, text) = exit("--version", &[]);
+        assert_eq!(
+            (code, text),
+            (0, format!("wsteady {}\n", env!("CARGO_PKG_VERSION")))
+        );
+        let (code, text) = exit("--help", &[]);
+        assert_eq!(code, 0);
+        for flag in ["--backend", "--hold", "demo", "check"] {
+            assert!(text.contains(flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn the_admin_token_comes_from_its_variable() {
+        let config = config(
+            "--backend ws://a --admin :8081",
+            &[("WSTEADY_ADMIN_TOKEN", "secret")],
+        );
+        assert_eq!(config.admin.token.unwrap().reveal(), "secret");
+        let command = parse("--backend ws://a", &[("WSTEADY_ADMIN_TOKEN", "secret")]);
+        let shown = format!("{command:?}");
+        assert!(
+            shown.contains("admin.token from WSTEADY_ADMIN_TOKEN"),
+            "{shown}"
+        );
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn unknown_variables_warn_and_empty_ones_are_unset() {
+        let env = [
+            ("WSTEADY_HOLDD", "1s"),
+            ("WSTEADY_HOLD", ""),
+            ("WSTEADY_SECONDS", "3"),
+            ("HOLD", "x"),
+        ];
+        let Ok(Command::Run(run)) = parse("--backend ws://a", &env) else {
+            panic!()
+        };
+        let warnings: Vec<String> = run.warnings.iter().map(Problem::to_string).collect();
+        assert_eq!(
+            warnings,
+            ["WSTEADY_HOLDD: unknown variable; did you mean WSTEADY_HOLD?"]
+        );
+        assert_eq!(run.config.session.hold, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn check_explains() {
+        let file = TempFile::new("check", POOL);
+        let Ok(Command::Check {
+            config,
+            text,
+            warnings,
+        }) = parse(&format!("check --config {}", file.path()), &[])
+        else {
+            panic!()
+        };
+        assert_eq!(config.pools[0].name, "chat");
+        assert!(
+            text.starts_with("# Clients are taken on 0.0.0.0:8080, by one loop per core.\n"),
+            "{text}"
+        );
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn sources_read_the_file_again_under_the_same_flags() {
+        let file = TempFile::new("again", POOL);
+        let line = format!("--config {} --hold 1s", file.path());
+        let Ok(Command::Run(run)) = parse(&line, &[]) else {
+            panic!()
+        };
+        std::fs::write(
+            &file.0,
+            format!("{POOL}drain: 7s\nsession: {{ hold: 9s }}\n"),
+        )
+        .unwrap();
+        let again = run.sources.load().unwrap().config;
+        assert_eq!(
+            (again.drain.as_secs(), again.session.hold.as_secs()),
+            (7, 1)
+        );
+        std::fs::write(&file.0, "drain: 7s\npools: 3\n").unwrap();
+        assert!(run.sources.load().is_err());
+    }
+
+    #[test]
+    fn the_demo_stays_at_home() {
+        let Ok(Command::Demo(demo)) = parse("demo", &[]) else {
+            panic!()
+        };
+        assert_eq!(demo.length, None);
+        assert!(demo.listen.ip().is_loopback() && demo.admin.ip().is_loopback());
+        let line = "demo --seconds 10 --listen 127.0.0.1:0 --admin 127.0.0.1:0 --log-level warn";
+        let Ok(Command::Demo(demo)) = parse(line, &[]) else {
+            panic!()
+        };
+        assert_eq!(demo.length, Some(Duration::from_secs(10)));
+        assert_eq!((demo.listen.port(), demo.admin.port()), (0, 0));
+        assert_eq!(demo.log.level.to_string(), "warn");
+    }
+}

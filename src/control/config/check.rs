@@ -1,0 +1,188 @@
+//! What only several values together can get wrong.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::keys::nearest;
+use super::read::Findings;
+use super::{Config, PoolConfig, size_text};
+
+/// Checks all relations and fills in the ids of servers that were given none.
+pub(super) fn check(config: &mut Config, findings: &mut Findings) {
+    check_pools(config, findings);
+    check_routes(config, findings);
+    check_addresses(config, findings);
+    check_limits(config, findings);
+    name_servers(&mut config.pools, findings);
+}
+
+fn check_pools(config: &Config, findings: &mut Findings) {
+    if findings.pool_names.is_empty() && !findings.pools_unreadable {
+        findings.problem_at("", "no pool: give --backend or a pools section");
+    }
+    if let [first, second, ..] = config.pools.as_slice()
+        && config.routes.is_empty()
+        && !findings.places.contains_key("routes[0]")
+    {
+        let message = format!(
+            "pools {} and {} want the same requests; add routes",
+            first.name, second.name
+        );
+        findings.problem_at("pools", &message);
+    }
+    for pool in &config.pools {
+        let path = format!("pools.{}", pool.name);
+        if pool.servers.is_empty() {
+            findings.warn_at(
+                &path,
+                "has no servers: its clients get 503 until one is added",
+            );
+        } else if pool.servers.iter().all(|server| server.weight == 0) {
+            findings.warn_at(&path, "all weights are 0: no new session gets a server");
+        }
+        let routed = config.routes.iter().any(|route| route.pool == pool.name);
+        if !config.routes.is_empty() && !routed {
+            findings.warn_at(&path, "no route leads here: it gets no requests");
+        }
+    }
+}
+
+fn check_routes(config: &Config, findings: &mut Findings) {
+    for (index, route) in config.routes.iter().enumerate() {
+        let path = findings.item_path("routes", index);
+        let known = &findings.pool_names;
+        if !route.pool.is_empty() && !known.contains(&route.pool) {
+            let message = match nearest(&route.pool, known.iter().map(String::as_str)) {
+                Some(near) => format!("no pool {:?}; did you mean `{near}`?", route.pool),
+                None => format!(
+                    "no pool {:?}; the pools are: {}",
+                    route.pool,
+                    known.join(", ")
+                ),
+            };
+            findings.problem_at(&format!("{path}.pool"), &message);
+        }
+        let same = |other: &&super::RouteConfig| {
+            (&other.path, &other.host, other.upgrade) == (&route.path, &route.host, route.upgrade)
+        };
+        if config.routes[..index].iter().any(|earlier| same(&earlier)) {
+            findings.warn_at(
+                &path,
+                "an earlier route takes the same requests: never used",
+            );
+        }
+    }
+}
+
+fn check_addresses(config: &Config, findings: &mut Findings) {
+    let admin = &config.admin;
+    if !admin.address.ip().is_loopback() && admin.token.is_none() {
+        let message = format!(
+            "{} is not loopback; write 127.0.0.1:{}, or give admin.token (WSTEADY_ADMIN_TOKEN)",
+            admin.address,
+            admin.address.port()
+        );
+        findings.problem_at("admin.address", &message);
+    }
+    for (index, listen) in config.listen.iter().enumerate() {
+        let path = findings.item_path("listen", index);
+        let mut others = config.listen[..index].iter().map(|other| other.address);
+        if let Some(other) = others.find(|other| overlap(*other, listen.address)) {
+            let message = format!(
+                "{} takes the same port as {other}; write another",
+                listen.address
+            );
+            findings.problem_at(&path, &message);
+        }
+        if overlap(admin.address, listen.address) {
+            let message = format!(
+                "{} takes the same port as the admin address {}; write another",
+                listen.address, admin.address
+            );
+            findings.problem_at(&path, &message);
+        }
+    }
+    // An item that could not be read was complained about already.
+    if config.listen.is_empty() && !findings.places.contains_key("listen[0]") {
+        findings.problem_at(
+            "listen",
+            "is empty; write at least one address, such as :8080",
+        );
+    }
+}
+
+/// Whether two listeners would want the same connections. Port 0 becomes a free one.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = |address: SocketAddr| address.ip().is_unspecified();
+    // Linux's `[::]` takes IPv4 connections as well.
+    let both = |address: SocketAddr| any(address) && address.is_ipv6();
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one.port() == other.port()
+        && one.port() != 0
+        && (one.ip() == other.ip()
+            || both(one)
+            || both(other)
+            || same_family && (any(one) || any(other)))
+}
+
+/// Bounds that can't be used up are allowed: small machines lower `memory` and leave the rest.
+fn check_limits(config: &Config, findings: &mut Findings) {
+    let limits = &config.limits;
+    if limits.message > limits.memory {
+        let message = format!(
+            "{} is more than limits.memory ({}): a message of that size can't get through",
+            size_text(limits.message),
+            size_text(limits.memory)
+        );
+        findings.warn_at("limits.message", &message);
+    }
+    for pool in &config.pools {
+        if pool.session.buffer > limits.memory {
+            let message = format!(
+                "{} is more than limits.memory ({}), which is reached first",
+                size_text(pool.session.buffer),
+                size_text(limits.memory)
+            );
+            findings.warn_at(&format!("pools.{}.session.buffer", pool.name), &message);
+        }
+    }
+}
+
+/// Ids given by the operator are theirs; the others take what is still free, in the file's order.
+fn name_servers(pools: &mut [PoolConfig], findings: &mut Findings) {
+    let mut taken: HashMap<String, String> = HashMap::new();
+    for pool in pools.iter() {
+        for (index, server) in pool.servers.iter().enumerate() {
+            let path = findings.item_path(&format!("pools.{}.servers", pool.name), index);
+            if server.id.is_empty() {
+                continue;
+            }
+            if let Some(first) = taken.get(&server.id) {
+                let message = format!("{:?} is taken by {first}; write another", server.id);
+                findings.problem_at(&format!("{path}.id"), &message);
+                continue;
+            }
+            taken.insert(server.id.clone(), path);
+        }
+    }
+    for pool in pools {
+        for (index, server) in pool.servers.iter_mut().enumerate() {
+            if !server.id.is_empty() {
+                continue;
+            }
+            let path = findings.item_path(&format!("pools.{}.servers", pool.name), index);
+            let plain = server.url.default_id();
+            let longer = format!("{}.{plain}", pool.name);
+            let free = [plain, longer]
+                .into_iter()
+                .find(|id| !taken.contains_key(id));
+            let Some(id) = free else {
+                let message = format!("{} is here twice; give each an id", server.url);
+                findings.problem_at(&path, &message);
+                continue;
+            };
+            taken.insert(id.clone(), path);
+            server.id = id;
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! A configuration said back: sentences as comments, and YAML that reads back as the same.
+
+use std::fmt::{Display, Write};
+
+use super::parse::MASK;
+use super::{
+    Config, Confirm, Loops, Overflow, PoolConfig, RouteConfig, Secret, ServerConfig, SessionConfig,
+    Target, duration_text, size_text,
+};
+
+/// What `wsteady check` prints. The whole text is YAML in which tokens are masked; without tokens
+/// it reads back to an equal [`Config`].
+pub fn explain(config: &Config) -> String {
+    let mut page = Page::default();
+    sentences(config, &mut page);
+    page.line("");
+    globals(config, &mut page);
+    routes(&config.routes, &mut page);
+    page.line("pools:");
+    for config in &config.pools {
+        pool(config, &mut page);
+    }
+    page.text
+}
+
+fn sentences(config: &Config, page: &mut Page) {
+    let addresses: Vec<String> = config
+        .listen
+        .iter()
+        .map(|one| one.address.to_string())
+        .collect();
+    let loops = match config.loops {
+        Loops::Auto => "one loop per core".to_owned(),
+        Loops::Count(1) => "one loop".to_owned(),
+        Loops::Count(count) => format!("{count} loops"),
+    };
+    page.say(&format!(
+        "Clients are taken on {}, by {loops}.",
+        addresses.join(", ")
+    ));
+    let token = if config.admin.token.is_some() {
+        ", with a token"
+    } else {
+        ", without a token"
+    };
+    page.say(&format!(
+        "The admin address is {}{token}.",
+        config.admin.address
+    ));
+    if config.routes.is_empty() {
+        page.say("Every request goes to the only pool.");
+    } else {
+        page.say("The first route that matches decides; a request without one gets 404.");
+    }
+    for pool in &config.pools {
+        pool_sentences(pool, page);
+    }
+    page.say(&format!(
+        "All journals and queues together hold at most {}; one session at most {}.",
+        size_text(config.limits.memory),
+        size_text(session_bytes_max(config)),
+    ));
+    let drain = duration_text(config.drain);
+    page.say(&format!(
+        "A stop closes the sessions one by one over {drain}."
+    ));
+}
+
+/// A session begins no message beyond its buffer, and reads one that has begun to its end.
+fn session_bytes_max(config: &Config) -> u64 {
+    let buffers = config.pools.iter().map(|pool| pool.session.buffer);
+    let buffer = buffers.max().unwrap_or(config.session.buffer);
+    let both = buffer.saturating_add(config.limits.message);
+    both.min(config.limits.memory)
+}
+
+fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
+    let session = &pool.session;
+    let servers = match pool.servers.len() {
+        1 => "one server".to_owned(),
+        count => format!("{count} servers"),
+    };
+    page.say(&format!(
+        "Pool {}: {servers}, chosen by {}.",
+        pool.name, pool.balance
+    ));
+    page.say(match session.confirm {
+        Confirm::Written => {
+            "  A message counts as delivered when it was written to a server: at most once."
+        }
+        Confirm::Received => {
+            "  A message counts as delivered when a server answered a Ping behind it: at least once."
+        }
+        Confirm::Processed => {
+            "  A message counts as delivered when a server's application said so: at least once."
+        }
+    });
+    let hold = duration_text(session.hold);
+    page.say(&format!(
+        "  A session that loses its server waits up to {hold} for another."
+    ));
+    let buffer = size_text(session.buffer);
+    page.say(&match session.overflow {
+        Overflow::Pause => format!("  A client is not read while its session holds {buffer}."),
+        Overflow::Close => format!("  A client whose session holds {buffer} is closed with 1013."),
+    });
+    if pool.target == Target::Fixed {
+        page.say("  Servers are asked for their own URL, whatever the client asked for.");
+    }
+}
+
+fn globals(config: &Config, page: &mut Page) {
+    let listen = config
+        .listen
+        .iter()
+        .map(|one| format!("{{ address: \"{}\" }}", one.address));
+    page.line(&format!("listen: {}", flow_list(listen)));
+    let token = config.admin.token.as_ref().map_or("", masked);
+    page.line(&format!(
+        "admin: {{ address: \"{}\", token: \"{token}\" }}",
+        config.admin.address
+    ));
+    match config.loops {
+        Loops::Auto => page.line("loops: auto"),
+        Loops::Count(count) => page.line(&format!("loops: {count}")),
+    }
+    session(&config.session, "", page);
+    page.line(&format!(
+        "trusted_proxies: {}",
+        flow_list(config.trusted_proxies.iter().map(quoted))
+    ));
+    page.line(&format!(
+        "origins: {}",
+        flow_list(config.origins.iter().map(quoted))
+    ));
+    limits(config, page);
+    page.line(&format!("drain: {}", duration_text(config.drain)));
+    page.line(&format!(
+        "log: {{ level: {}, format: {} }}",
+        config.log.level, config.log.format
+    ));
+}
+
+fn limits(config: &Config, page: &mut Page) {
+    let limits = &config.limits;
+    page.line("limits:");
+    page.pair("  ", "memory", size_text(limits.memory));
+    page.pair("  ", "connections", limits.connections);
+    page.pair("  ", "per_address", limits.per_address);
+    page.pair("  ", "header", size_text(limits.header));
+    page.pair("  ", "message", size_text(limits.message));
+    page.pair("  ", "handshake", duration_text(limits.handshake));
+    page.pair("  ", "socket_buffer", size_text(limits.socket_buffer));
+    page.pair("  ", "fragments", limits.fragments);
+    page.pair("  ", "message_time", duration_text(limits.message_time));
+    page.pair("  ", "pings", limits.pings);
+}
+
+fn session(session: &SessionConfig, indent: &str, page: &mut Page) {
+    page.line(&format!("{indent}session:"));
+    let inner = format!("{indent}  ");
+    page.pair(&inner, "buffer", size_text(session.buffer));
+    page.pair(&inner, "hold", duration_text(session.hold));
+    page.pair(&inner, "admit", duration_text(session.admit));
+    page.pair(&inner, "confirm", session.confirm);
+    page.pair(&inner, "overflow", session.overflow);
+    page.pair(&inner, "atomic", size_text(session.atomic));
+    page.pair(&inner, "replay_attempts", session.replay_attempts);
+    let (delay, bytes) = (session.barrier.delay, session.barrier.bytes);
+    let barrier = format!(
+        "{{ delay: {}, bytes: {} }}",
+        duration_text(delay),
+        size_text(bytes)
+    );
+    page.pair(&inner, "barrier", barrier);
+    page.pair(
+        &inner,
+        "reconnect_header",
+        quoted(&session.reconnect_header),
+    );
+}
+
+fn routes(routes: &[RouteConfig], page: &mut Page) {
+    if routes.is_empty() {
+        return page.line("routes: []");
+    }
+    page.line("routes:");
+    for route in routes {
+        let mut pairs = vec![format!("path: {}", quoted(&route.path))];
+        pairs.extend(
+            route
+                .host
+                .as_ref()
+                .map(|host| format!("host: {}", quoted(host))),
+        );
+        pairs.extend(route.upgrade.map(|upgrade| format!("upgrade: {upgrade}")));
+        pairs.push(format!("pool: {}", quoted(&route.pool)));
+        page.line(&format!("  - {{ {} }}", pairs.join(", ")));
+    }
+}
+
+fn pool(pool: &PoolConfig, page: &mut Page) {
+    const INDENT: &str = "    ";
+    page.line(&format!("  {}:", quoted(&pool.name)));
+    page.pair(INDENT, "kind", pool.kind);
+    servers(&pool.servers, page);
+    page.pair(INDENT, "balance", pool.balance);
+    page.pair(INDENT, "target", pool.target);
+    let (threshold, cooldown) = (pool.breaker.threshold, duration_text(pool.breaker.cooldown));
+    let breaker = format!("{{ threshold: {threshold}, cooldown: {cooldown} }}");
+    page.pair(INDENT, "breaker", breaker);
+    page.pair(INDENT, "connect_rate", pool.connect_rate);
+    page.pair(
+        INDENT,
+        "abnormal_close_codes",
+        flow_list(pool.abnormal_close_codes.iter()),
+    );
+    page.pair(
+        INDENT,
+        "pass_headers",
+        flow_list(pool.pass_headers.iter().map(quoted)),
+    );
+    page.pair(
+        INDENT,
+        "block_headers",
+        flow_list(pool.block_headers.iter().map(quoted)),
+    );
+    let times = &pool.timeouts;
+    page.line(&format!("{INDENT}timeouts:"));
+    page.pair("      ", "connect", duration_text(times.connect));
+    page.pair("      ", "handshake", duration_text(times.handshake));
+    page.pair("      ", "ping", duration_text(times.ping));
+    page.pair("      ", "pong", duration_text(times.pong));
+    page.pair("      ", "close", duration_text(times.close));
+    let sources = flow_list(pool.source_addresses.iter().map(quoted));
+    page.pair(INDENT, "source_addresses", sources);
+    session(&pool.session, INDENT, page);
+}
+
+fn servers(servers: &[ServerConfig], page: &mut Page) {
+    if servers.is_empty() {
+        return page.line("    servers: []");
+    }
+    page.line("    servers:");
+    for server in servers {
+        let (url, id) = (quoted(&server.url), quoted(&server.id));
+        page.line(&format!(
+            "      - {{ url: {url}, id: {id}, weight: {} }}",
+            server.weight
+        ));
+    }
+}
+
+fn masked(_: &Secret) -> &'static str {
+    MASK
+}
+
+/// A YAML double-quoted scalar. What gets here is printable ASCII, checked when it was read.
+fn quoted(text: &impl Display) -> String {
+    let text = text.to_string();
+    debug_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?}");
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn flow_list(items: impl Iterator<Item = impl Display>) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    match items.is_empty() {
+        true => "[]".into(),
+        false => format!("[{}]", items.join(", ")),
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn say(&mut self, sentence: &str) {
+        self.line(&format!("# {sentence}"));
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    fn pair(&mut self, indent: &str, key: &str, value: impl Display) {
+        writeln!(self.text, "{indent}{key}: {value}").expect("a String takes everything");
+    }
+}

@@ -1,0 +1,208 @@
+//! What the operator chose: every key resolved, checked, and explained.
+//!
+//! A configuration is made in layers. The file becomes a tree of nodes that know their places;
+//! environment variables and flags are grafted onto that tree; one reader walks the result. So a
+//! bad `--hold` and a bad `session: {hold: …}` meet the same check and differ only in the place
+//! that the message names.
+//!
+//! **Invariant:** a [`Config`] that was handed out has passed every check here. What is not here:
+//! name resolution, sockets, and whatever depends on the machine.
+
+mod check;
+mod explain;
+mod keys;
+mod model;
+mod parse;
+mod place;
+mod pools;
+mod read;
+mod tree;
+mod url;
+
+#[cfg(test)]
+mod tests;
+
+pub use explain::explain;
+pub(crate) use keys::nearest;
+pub use model::{
+    AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, LimitsConfig,
+    ListenConfig, LogConfig, LogFormat, LogLevel, Loops, Overflow, PoolConfig, PoolKind,
+    RouteConfig, Secret, ServerConfig, SessionConfig, Target, TimeoutsConfig,
+};
+pub use parse::{duration_text, parse_duration, parse_size, size_text};
+pub use place::{Place, Problem, Problems};
+pub use url::{Scheme, ServerUrl};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use read::Findings;
+use tree::Node;
+
+/// Where a configuration comes from. Kept by the process, so that SIGHUP can [`Sources::load`]
+/// the file again under the same flags and environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// The YAML file. `None`: defaults, environment and flags alone.
+    pub file: Option<PathBuf>,
+    overlays: Vec<Overlay>,
+    notes: Vec<Problem>,
+}
+
+/// A configuration that passed every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    pub config: Config,
+    /// What is allowed but hardly meant, for the log.
+    pub warnings: Vec<Problem>,
+}
+
+/// A value that replaces one key of the file, whatever stood there.
+#[derive(Clone, PartialEq, Eq)]
+struct Overlay {
+    path: &'static [&'static str],
+    node: Node,
+}
+
+/// Without the value, which may be a token.
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} from {}", self.path.join("."), self.node.place)
+    }
+}
+
+impl Sources {
+    /// Sources with a file and nothing above it.
+    pub fn from_file(file: impl Into<PathBuf>) -> Sources {
+        Sources {
+            file: Some(file.into()),
+            ..Sources::default()
+        }
+    }
+
+    /// Puts one value over the file's key `path`; `origin` names the flag or variable it came from.
+    pub(crate) fn put(&mut self, path: &'static [&'static str], value: &str, origin: &str) {
+        let node = Node::scalar(value, Place::named(origin));
+        self.overlays.push(Overlay { path, node });
+    }
+
+    /// Puts `listen` over the file's listeners.
+    pub(crate) fn put_listeners(&mut self, addresses: &[String], origin: &str) {
+        let place = Place::named(origin);
+        let nodes = addresses
+            .iter()
+            .map(|address| Node::scalar(address, place.clone()));
+        let node = Node::list(nodes.collect(), place);
+        self.overlays.push(Overlay {
+            path: &["listen"],
+            node,
+        });
+    }
+
+    /// Makes one WebSocket pool of `urls` and puts it over the file's pools and routes.
+    pub(crate) fn put_backends(&mut self, urls: &[String], origin: &str) {
+        let place = Place::named(origin);
+        let server = |url: &String| {
+            Node::map(
+                vec![("url", Node::scalar(url, place.clone()))],
+                place.clone(),
+            )
+        };
+        let servers = Node::list(urls.iter().map(server).collect(), place.clone());
+        let pool = Node::map(vec![("servers", servers)], place.clone());
+        let pools = Node::map(vec![(FLAG_POOL, pool)], place.clone());
+        self.overlays.push(Overlay {
+            path: &["pools"],
+            node: pools,
+        });
+        self.overlays.push(Overlay {
+            path: &["routes"],
+            node: Node::list(vec![], place),
+        });
+    }
+
+    /// Adds a warning that every [`Sources::load`] hands on.
+    pub(crate) fn note(&mut self, note: Problem) {
+        self.notes.push(note);
+    }
+
+    /// Reads the file, lays environment and flags over it, checks everything.
+    ///
+    /// # Errors
+    /// Every problem that was found, each with its place, in the file's order.
+    pub fn load(&self) -> Result<Loaded, Problems> {
+        match &self.file {
+            Some(file) => self.load_text(&read_file(file)?, &file.to_string_lossy()),
+            None => self.load_text("", ""),
+        }
+    }
+
+    /// As [`Sources::load`], with the YAML given as `text`; `name` stands in messages for the file.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    pub fn load_text(&self, text: &str, name: &str) -> Result<Loaded, Problems> {
+        let name: Arc<str> = name.into();
+        let (mut root, problems) = match tree::parse(text, &name) {
+            Ok(parsed) => parsed,
+            Err(problem) => return Err(Problems::from(vec![problem])),
+        };
+        for overlay in &self.overlays {
+            root.graft(overlay.path, overlay.node.clone());
+        }
+        let mut findings = Findings::new(problems, self.notes.clone());
+        let mut config = read::read(&root, &mut findings);
+        check::check(&mut config, &mut findings);
+        match findings.problems.is_empty() {
+            true => Ok(Loaded {
+                config,
+                warnings: findings.warnings,
+            }),
+            false => Err(Problems::from(findings.problems)),
+        }
+    }
+}
+
+impl Config {
+    /// Everything at its default, with one WebSocket pool of these URLs.
+    ///
+    /// # Errors
+    /// A URL that is not `ws://host:port/…`.
+    pub fn with_backends(urls: &[String]) -> Result<Config, Problems> {
+        let mut sources = Sources::default();
+        sources.put_backends(urls, "backend");
+        sources.load().map(|loaded| loaded.config)
+    }
+}
+
+fn read_file(file: &Path) -> Result<String, Problems> {
+    let name: Arc<str> = file.to_string_lossy().into();
+    let wrong = |message: String| {
+        Problems::from(vec![Problem {
+            place: Place::named(name.as_ref()),
+            message,
+        }])
+    };
+    if file
+        .extension()
+        .is_some_and(|suffix| suffix.eq_ignore_ascii_case("ini"))
+    {
+        return Err(wrong(
+            "an .ini file is not supported yet; give a YAML file".into(),
+        ));
+    }
+    let size = std::fs::metadata(file).map_err(|error| wrong(format!("can't be read: {error}")))?;
+    if size.len() > FILE_BYTES_MAX {
+        return Err(wrong(format!(
+            "is longer than {}",
+            size_text(FILE_BYTES_MAX)
+        )));
+    }
+    std::fs::read_to_string(file).map_err(|error| wrong(format!("can't be read: {error}")))
+}
+
+/// The pool that `--backend` makes.
+const FLAG_POOL: &str = "default";
+
+/// A thousand pools of a hundred servers take some 600 kB; what is longer is another kind of file.
+const FILE_BYTES_MAX: u64 = 4 << 20;

@@ -1,0 +1,472 @@
+//! The configuration as plain data: one struct per section of the file, every default resolved.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::ServerUrl;
+
+/// All that the operator chose. `Config::default()` has no pool, and is therefore the one value
+/// here that the checks would not let pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Addresses for clients, at least one.
+    pub listen: Vec<ListenConfig>,
+    pub admin: AdminConfig,
+    pub loops: Loops,
+    /// First match wins. Empty: every request goes to the only pool.
+    pub routes: Vec<RouteConfig>,
+    /// In the file's order; names and server ids are unique.
+    pub pools: Vec<PoolConfig>,
+    /// The global session settings. What counts for a session is its pool's own copy.
+    pub session: SessionConfig,
+    /// Peers whose `X-Forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Allowed values of `Origin`, in lower case. Empty: all.
+    pub origins: Vec<String>,
+    pub limits: LimitsConfig,
+    /// Time over which a stop spreads the closing of its sessions.
+    pub drain: Duration,
+    pub log: LogConfig,
+}
+
+/// One address on which clients are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// Port 0 takes any free one.
+    pub address: SocketAddr,
+}
+
+/// The operator's own address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    pub address: SocketAddr,
+    /// Asked of every request if set; never absent for an address that is not loopback.
+    pub token: Option<Secret>,
+}
+
+/// A value that no log, no `check` and no debug output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// How many loops (threads that carry sessions) run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loops {
+    /// One per core.
+    #[default]
+    Auto,
+    Count(usize),
+}
+
+/// Which requests go to a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// A prefix of whole segments, without a slash at its end but for `/` itself.
+    pub path: String,
+    /// The `Host` header's name, in lower case and without port. `None`: any.
+    pub host: Option<String>,
+    /// `Some(true)`: upgrades alone. `None`: upgrades and plain requests.
+    pub upgrade: Option<bool>,
+    pub pool: String,
+}
+
+/// Servers that can stand in for each other, and how sessions are kept on them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    pub name: String,
+    pub kind: PoolKind,
+    /// May be empty: servers can be added while wsteady runs.
+    pub servers: Vec<ServerConfig>,
+    pub balance: Balance,
+    pub target: Target,
+    pub breaker: BreakerConfig,
+    /// Reconnects a second, for the whole process.
+    pub connect_rate: u32,
+    /// Close codes of a server that mean failover, ascending.
+    pub abnormal_close_codes: Vec<u16>,
+    /// Response headers of the server that the client gets.
+    pub pass_headers: Vec<String>,
+    /// Request headers of the client that the server doesn't get.
+    pub block_headers: Vec<String>,
+    pub timeouts: TimeoutsConfig,
+    /// Local addresses to dial from. Empty: the kernel chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// The global settings with this pool's own keys laid over them.
+    pub session: SessionConfig,
+}
+
+/// What the servers of a pool speak. (Bridge and HTTP pools come with later versions.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PoolKind {
+    #[default]
+    Websocket,
+}
+
+/// One upstream URL, not yet resolved to addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    pub url: ServerUrl,
+    /// Unique over all pools.
+    pub id: String,
+    /// Its share relative to the others'. 0: no new sessions.
+    pub weight: u32,
+}
+
+/// How a server is chosen for a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    #[default]
+    RoundRobin,
+    Random,
+    LeastConnections,
+}
+
+/// What a server is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// The server's URL with the client's path and query behind it.
+    #[default]
+    Append,
+    /// The server's URL as it is.
+    Fixed,
+}
+
+/// When a server that keeps failing is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// Failures in a row that open it.
+    pub threshold: u32,
+    /// Time until one trial is let through.
+    pub cooldown: Duration,
+}
+
+/// How long each step may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutsConfig {
+    /// Until a server's TCP connection stands.
+    pub connect: Duration,
+    /// From then until its 101.
+    pub handshake: Duration,
+    /// Silence of a leg before it gets a Ping.
+    pub ping: Duration,
+    /// Silence after that before the leg is dead.
+    pub pong: Duration,
+    /// Until a closing connection is cut off.
+    pub close: Duration,
+}
+
+/// How a session survives its servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Bytes a session may hold before it begins no new message.
+    pub buffer: u64,
+    /// Time a session waits for a server after it lost one.
+    pub hold: Duration,
+    /// Time a client waits for its first server.
+    pub admit: Duration,
+    pub confirm: Confirm,
+    pub overflow: Overflow,
+    /// Bytes up to which a server's message is collected before the client sees any of it.
+    pub atomic: u64,
+    /// Servers that one message may take down before it is not sent again.
+    pub replay_attempts: u32,
+    pub barrier: BarrierConfig,
+    /// The header that tells a server of a reconnect; always sent with value `1`.
+    pub reconnect_header: String,
+}
+
+/// When a server is asked how far it has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BarrierConfig {
+    /// This long after the first unconfirmed message, …
+    pub delay: Duration,
+    /// … or after so many unconfirmed bytes.
+    pub bytes: u64,
+}
+
+/// What counts as delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confirm {
+    /// Handed to the server's connection: at most once.
+    Written,
+    /// The server's WebSocket layer answered a Ping behind it: at least once.
+    #[default]
+    Received,
+    /// The server's application said so: at least once.
+    Processed,
+}
+
+/// What happens to a client whose session or wsteady is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Its connection is not read until there is room.
+    #[default]
+    Pause,
+    /// It is closed with 1013.
+    Close,
+}
+
+/// Bounds on what clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Bytes of all journals and queues together.
+    pub memory: u64,
+    /// Client connections.
+    pub connections: u32,
+    /// Client connections from one address. 0: no limit.
+    pub per_address: u32,
+    /// Bytes of a request's head.
+    pub header: u64,
+    /// Bytes of a client's message.
+    pub message: u64,
+    /// Time until a client's request head is complete.
+    pub handshake: Duration,
+    /// Bytes of each socket's kernel buffers. 0: the kernel tunes them.
+    pub socket_buffer: u64,
+    /// Fragments of one message.
+    pub fragments: u32,
+    /// Time for one message from its first byte to its last.
+    pub message_time: Duration,
+    /// Pings a second from a client, after a burst of 200.
+    pub pings: u32,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// The least important line that is still written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    /// Compiled out of release builds.
+    Trace,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The value itself, for comparing.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Secret(***)")
+    }
+}
+
+impl Loops {
+    /// The number of loops on this machine, at least one.
+    pub fn count(self) -> usize {
+        match self {
+            Loops::Auto => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            Loops::Count(count) => count,
+        }
+    }
+}
+
+impl Config {
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&PoolConfig> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: vec![ListenConfig {
+                address: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            }],
+            admin: AdminConfig {
+                address: (Ipv4Addr::LOCALHOST, 8081).into(),
+                token: None,
+            },
+            loops: Loops::Auto,
+            routes: Vec::new(),
+            pools: Vec::new(),
+            session: SessionConfig::default(),
+            trusted_proxies: Vec::new(),
+            origins: Vec::new(),
+            limits: LimitsConfig::default(),
+            drain: Duration::from_secs(30),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl PoolConfig {
+    /// An empty pool with every other key at its default.
+    pub fn new(name: impl Into<String>, session: SessionConfig) -> PoolConfig {
+        PoolConfig {
+            name: name.into(),
+            kind: PoolKind::Websocket,
+            servers: Vec::new(),
+            balance: Balance::RoundRobin,
+            target: Target::Append,
+            breaker: BreakerConfig::default(),
+            connect_rate: 5000,
+            abnormal_close_codes: vec![1001, 1005, 1006, 1011, 1012, 1013],
+            pass_headers: Vec::new(),
+            block_headers: Vec::new(),
+            timeouts: TimeoutsConfig::default(),
+            source_addresses: Vec::new(),
+            session,
+        }
+    }
+}
+
+impl Default for BreakerConfig {
+    fn default() -> BreakerConfig {
+        BreakerConfig {
+            threshold: 10,
+            cooldown: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> TimeoutsConfig {
+        TimeoutsConfig {
+            connect: Duration::from_secs(2),
+            handshake: Duration::from_secs(10),
+            ping: Duration::from_secs(30),
+            pong: Duration::from_secs(10),
+            close: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> SessionConfig {
+        SessionConfig {
+            buffer: 5 << 20,
+            hold: Duration::from_secs(30),
+            admit: Duration::from_secs(5),
+            confirm: Confirm::Received,
+            overflow: Overflow::Pause,
+            atomic: 64 << 10,
+            replay_attempts: 3,
+            barrier: BarrierConfig::default(),
+            reconnect_header: "X-Balancer-Reconnect".into(),
+        }
+    }
+}
+
+impl Default for BarrierConfig {
+    fn default() -> BarrierConfig {
+        BarrierConfig {
+            delay: Duration::from_millis(50),
+            bytes: 64 << 10,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig {
+            memory: 4 << 30,
+            connections: 1_000_000,
+            per_address: 0,
+            header: 16 << 10,
+            message: 16 << 20,
+            handshake: Duration::from_secs(10),
+            socket_buffer: 0,
+            fragments: 100_000,
+            message_time: Duration::from_secs(60),
+            pings: 100,
+        }
+    }
+}
+
+/// A choice by word: the words as the file has them, so that reading, explaining and the error
+/// that lists them can't disagree.
+pub(super) trait Words: Copy + PartialEq + 'static {
+    const WORDS: &'static [(&'static str, Self)];
+
+    fn word(self) -> &'static str {
+        let found = Self::WORDS.iter().find(|(_, value)| *value == self);
+        found.expect("every variant stands in WORDS").0
+    }
+}
+
+impl Words for PoolKind {
+    const WORDS: &'static [(&'static str, Self)] = &[("websocket", PoolKind::Websocket)];
+}
+
+impl Words for Balance {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round-robin", Balance::RoundRobin),
+        ("random", Balance::Random),
+        ("least-connections", Balance::LeastConnections),
+    ];
+}
+
+impl Words for Target {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("append", Target::Append), ("fixed", Target::Fixed)];
+}
+
+impl Words for Confirm {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("written", Confirm::Written),
+        ("received", Confirm::Received),
+        ("processed", Confirm::Processed),
+    ];
+}
+
+impl Words for Overflow {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("pause", Overflow::Pause), ("close", Overflow::Close)];
+}
+
+impl Words for LogLevel {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+}
+
+impl Words for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+}
+
+macro_rules! display_as_word {
+    ($($kind:ty),*) => {$(
+        impl fmt::Display for $kind {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str(self.word())
+            }
+        }
+    )*};
+}
+
+display_as_word!(
+    PoolKind, Balance, Target, Confirm, Overflow, LogLevel, LogFormat
+);

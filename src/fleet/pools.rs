@@ -1,0 +1,280 @@
+//! Pools, their servers, and which requests go to which pool.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::balance::{self, Balance, NoChoice, Wish};
+use super::breaker::Breaker;
+use crate::kit::{Prng, Rate, Tick};
+
+/// All pools, as one loop sees them.
+#[derive(Clone, Default)]
+pub struct Fleet {
+    /// In the order of the configuration; a session keeps the number.
+    pub pools: Vec<Pool>,
+    /// All servers of all pools; a number is never used again.
+    pub servers: Vec<Server>,
+    /// First match wins; none at all: everything goes to the first pool.
+    pub routes: Vec<Route>,
+}
+
+/// Servers that can stand in for each other.
+#[derive(Clone)]
+pub struct Pool {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Numbers of its servers.
+    pub members: Vec<u16>,
+    /// How one is chosen.
+    pub balance: Balance,
+    /// Reconnects a second, for all loops together.
+    pub connect_rate: Arc<Rate>,
+    /// Local addresses to dial from, taken in turn.
+    pub sources: Vec<IpAddr>,
+    /// The server URL is used as it is.
+    pub fixed: bool,
+}
+
+/// One upstream address.
+#[derive(Clone)]
+pub struct Server {
+    /// Its id in the configuration, metrics and admin API.
+    pub id: String,
+    /// Its URL as given.
+    pub url: String,
+    /// Where to dial.
+    pub address: SocketAddr,
+    /// What stands before the client's target.
+    pub prefix: String,
+    /// Number of its pool.
+    pub pool: u16,
+    /// Its share; 0 takes no new sessions.
+    pub weight: u32,
+    /// What the operator wants of it.
+    pub state: ServerState,
+    /// Open since then, as its home loop has told.
+    pub tripped: Option<Tick>,
+    /// How long it stays open, in ms.
+    pub cooldown: u32,
+    /// The breaker itself; only the home loop's copy counts.
+    pub breaker: Breaker,
+    /// What all loops count together.
+    pub shared: Arc<Shared>,
+    /// Round-robin credit.
+    pub credit: i64,
+}
+
+/// What the operator wants of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerState {
+    /// Takes sessions.
+    #[default]
+    Enabled,
+    /// No new ones; the old ones stay.
+    Disabled,
+    /// No new ones; the old ones move.
+    Draining,
+    /// Deleted: its number stays taken.
+    Gone,
+}
+
+impl ServerState {
+    /// As the admin API says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServerState::Enabled => "enabled",
+            ServerState::Disabled => "disabled",
+            ServerState::Draining => "draining",
+            ServerState::Gone => "gone",
+        }
+    }
+}
+
+/// Numbers of one server that all loops share; touched per connection, never per message.
+#[derive(Default)]
+pub struct Shared {
+    connections: AtomicU32,
+    /// When the one trial of an open breaker was taken, in ms plus one; 0: it is free.
+    trial: AtomicU32,
+}
+
+impl Shared {
+    /// A connection was begun.
+    pub fn connected(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    /// A connection is over.
+    pub fn disconnected(&self) {
+        let before = self.connections.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "more disconnects than connects");
+    }
+
+    /// Connections now, over all loops.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Relaxed)
+    }
+}
+
+/// Which requests a pool serves.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// A prefix of the path, by whole segments.
+    pub path: String,
+    /// The host, in lower case, if it matters.
+    pub host: Option<String>,
+    /// The pool's number.
+    pub pool: u16,
+}
+
+impl Fleet {
+    /// The pool for a request.
+    pub fn route(&self, path: &str, host: &str) -> Option<u16> {
+        if self.routes.is_empty() {
+            return (!self.pools.is_empty()).then_some(0);
+        }
+        self.routes.iter().find(|route| route.matches(path, host)).map(|route| route.pool)
+    }
+
+    /// Chooses a server of a pool.
+    pub fn choose(
+        &mut self,
+        pool: u16,
+        wish: Wish<'_>,
+        now: Tick,
+        rng: &mut Prng,
+    ) -> Result<u16, NoChoice> {
+        let Fleet { pools, servers, .. } = self;
+        let pool = pools.get(pool as usize).ok_or(NoChoice::Empty)?;
+        balance::choose(pool.balance, &pool.members, servers, wish, now, rng)
+    }
+
+    /// Whether a session of this server would find another one.
+    pub fn has_other(&self, server: u16, now: Tick) -> bool {
+        let Some(of) = self.servers.get(server as usize) else { return false };
+        self.pools[of.pool as usize].members.iter().any(|id| {
+            let other = &self.servers[*id as usize];
+            *id != server && other.is_usable(now)
+        })
+    }
+
+    /// Whether each pool has a server that may be used.
+    pub fn is_ready(&self, now: Tick) -> bool {
+        self.pools
+            .iter()
+            .all(|pool| pool.members.iter().any(|id| self.servers[*id as usize].is_usable(now)))
+    }
+
+    /// The server of that name.
+    pub fn find(&self, id: &str) -> Option<u16> {
+        let live = |server: &&Server| server.state != ServerState::Gone;
+        self.servers
+            .iter()
+            .position(|server| server.id == id && live(&server))
+            .map(|place| place as u16)
+    }
+}
+
+impl Server {
+    /// A server as the configuration gives it.
+    pub fn new(id: String, url: String, address: SocketAddr, pool: u16, weight: u32) -> Server {
+        Server {
+            id,
+            url,
+            address,
+            prefix: String::new(),
+            pool,
+            weight,
+            state: ServerState::Enabled,
+            tripped: None,
+            cooldown: 10_000,
+            breaker: Breaker::new(10),
+            shared: Arc::default(),
+            credit: 0,
+        }
+    }
+
+    /// Whether new sessions may go there without being desperate.
+    pub fn is_usable(&self, now: Tick) -> bool {
+        self.state == ServerState::Enabled && self.weight > 0 && self.is_closed(now)
+    }
+
+    /// Whether the breaker lets a session through: it is closed, or its one trial is free.
+    pub(super) fn is_closed(&self, now: Tick) -> bool {
+        let Some(since) = self.tripped else { return true };
+        let claimed = self.shared.trial.load(Relaxed);
+        // A trial that never reported is given out again after another cooldown.
+        let free = claimed == 0 || now.since(Tick(claimed - 1)) >= self.cooldown;
+        now.since(since) >= self.cooldown && free
+    }
+
+    pub(super) fn take_trial(&self, now: Tick) {
+        if self.tripped.is_some() {
+            self.shared.trial.store(now.0.wrapping_add(1).max(1), Relaxed);
+        }
+    }
+
+    /// The home loop has told: open since then, or closed.
+    pub fn set_tripped(&mut self, since: Option<Tick>) {
+        self.tripped = since;
+        self.shared.trial.store(0, Relaxed);
+    }
+}
+
+impl Route {
+    fn matches(&self, path: &str, host: &str) -> bool {
+        let prefix = self.path.trim_end_matches('/');
+        let under = path
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        under && self.host.as_ref().is_none_or(|wanted| wanted == host)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::fleet) fn server(weight: u32) -> Server {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        Server::new("s".into(), "ws://127.0.0.1:9".into(), address, 0, weight)
+    }
+
+    #[test]
+    fn routes_match_whole_segments_and_the_first_wins() {
+        let route = |path: &str, host: Option<&str>, pool| Route {
+            path: path.to_string(),
+            host: host.map(str::to_string),
+            pool,
+        };
+        let pool = |name: &str| Pool {
+            name: name.to_string(),
+            members: Vec::new(),
+            balance: Balance::RoundRobin,
+            connect_rate: Arc::new(Rate::new(0)),
+            sources: Vec::new(),
+            fixed: false,
+        };
+        let fleet = Fleet {
+            pools: vec![pool("a"), pool("b"), pool("c")],
+            servers: Vec::new(),
+            routes: vec![
+                route("/chat", Some("chat.example.com"), 0),
+                route("/chat/", None, 1),
+                route("/", None, 2),
+            ],
+        };
+        let rows = [
+            ("/chat", "chat.example.com", 0),
+            ("/chat/7", "chat.example.com", 0),
+            ("/chat/7", "other", 1),
+            ("/chatter", "chat.example.com", 2),
+            ("/", "other", 2),
+        ];
+        for (path, host, pool) in rows {
+            assert_eq!(fleet.route(path, host), Some(pool), "{path} {host}");
+        }
+        assert_eq!(Fleet::default().route("/", "h"), None);
+    }
+}

@@ -1,0 +1,545 @@
+//! The client leg: what it sends goes to the journal, what is queued for it goes out.
+
+use super::vocab::{Action, Asking, End, Life, Loss};
+use super::{Ctx, Kept, Leg, Phase, Session};
+use crate::kit::{Chunks, Tick};
+use crate::wire::frame::{ControlPayload, Opcode, control};
+use crate::wire::head::{self, HeadError, HeadLimits, Request};
+use crate::wire::scan::{Limits, Step};
+use crate::wire::upgrade::{self, Asked, Forward};
+use crate::wire::{close, compose};
+
+impl Session {
+    /// Whether the client's socket is to be read.
+    pub fn wants_client(&self) -> bool {
+        match (self.leg, self.phase) {
+            (Leg::Gone | Leg::Closed, _) => false,
+            (Leg::Deaf, _) => true,
+            // Frames may come behind the request; a client that leaves must be noticed.
+            (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
+            _ => !self.flags.paused,
+        }
+    }
+
+    /// Whether anything waits to be written to the client.
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// What waits to be written to the client.
+    pub fn output<'a>(&self, chunks: &'a Chunks) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        chunks.slices(&self.out, crate::kit::Spot::FRONT)
+    }
+
+    /// The kernel took so many bytes of [`output`](Session::output).
+    pub fn output_taken(&mut self, count: usize, now: Tick, chunks: &mut Chunks) {
+        chunks.drop_front(&mut self.out, count);
+        if count > 0 {
+            self.client_pulse.progressed(now);
+        }
+    }
+
+    /// The kernel refused these bytes, which follow all that is queued.
+    pub fn output_refused(&mut self, bytes: &[u8], chunks: &mut Chunks) {
+        chunks.push(&mut self.out, bytes);
+    }
+
+    /// Takes back what was kept of the last read, to be put before what is read next.
+    pub fn unstash(&mut self, into: &mut [u8], chunks: &mut Chunks) -> usize {
+        let count = chunks.peek(&self.stash, crate::kit::Spot::FRONT, into);
+        chunks.drop_front(&mut self.stash, count);
+        count
+    }
+
+    /// Bytes that [`unstash`](Session::unstash) would give.
+    pub fn stashed(&self) -> usize {
+        self.stash.len()
+    }
+
+    pub(super) fn on_client_bytes(&mut self, bytes: &[u8], kept: usize, ctx: &mut Ctx<'_>) {
+        self.client_pulse.heard(ctx.now);
+        match (self.leg, self.phase) {
+            (Leg::Gone | Leg::Closed | Leg::Deaf, _) | (_, Phase::Over) => {}
+            (_, Phase::Greeting) => self.greet(bytes, kept, ctx),
+            (_, Phase::Admitting) => ctx.chunks.push(&mut self.stash, bytes),
+            _ => self.relay_up(bytes, ctx),
+        }
+    }
+
+    pub(super) fn on_client_lost(&mut self, _loss: Loss, ctx: &mut Ctx<'_>) {
+        let leg = std::mem::replace(&mut self.leg, Leg::Gone);
+        ctx.actions.push(Action::HangUpClient);
+        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
+            ctx.chunks.clear(chain);
+        }
+        (self.flags.streaming, self.flags.down_cut) = (false, false);
+        match self.phase {
+            Phase::Greeting | Phase::Admitting => {
+                self.tell_end(End::ClientLost, ctx);
+                ctx.actions.push(Action::HangUpUpstream { say: None });
+                self.forget_upstream(ctx);
+                self.bury(ctx);
+            }
+            Phase::Parting => self.bury(ctx),
+            Phase::Open | Phase::Moving | Phase::Held if leg == Leg::Talking => {
+                self.take_leave(1001, "", ctx);
+            }
+            // It has said its Close already: the server still gets the rest.
+            Phase::Open | Phase::Moving | Phase::Held | Phase::Finishing => {}
+            Phase::Over => {}
+        }
+    }
+
+    pub(super) fn on_client_drained(&mut self, ctx: &mut Ctx<'_>) {
+        match self.leg {
+            Leg::Closed => self.let_client_go(ctx),
+            Leg::Deaf => ctx.actions.push(Action::ShutClient),
+            Leg::Talking | Leg::Closing => {
+                let pong = self.rare.as_mut().and_then(|rare| rare.client_pong.take());
+                if let Some(pong) = pong {
+                    self.queue_control(&pong, ctx);
+                }
+                // What the slow client held up goes on.
+                ctx.actions.push(Action::ReadUpstream);
+                self.resume_client(ctx);
+            }
+            Leg::Gone => {}
+        }
+    }
+
+    /// Sends the client away before a session began.
+    pub(super) fn deny(&mut self, status: u16, reason: &'static str, ctx: &mut Ctx<'_>) {
+        let response = upgrade::refusal(&HeadError { status, reason });
+        self.deny_with(status, &response, ctx);
+    }
+
+    pub(super) fn deny_with(&mut self, status: u16, response: &[u8], ctx: &mut Ctx<'_>) {
+        if self.leg != Leg::Talking {
+            return;
+        }
+        ctx.actions.push(Action::Tell(Life::Denied { status }));
+        self.flags.ended = true;
+        ctx.actions.push(Action::HangUpUpstream { say: None });
+        self.forget_upstream(ctx);
+        self.become_(Phase::Parting);
+        ctx.chunks.push(&mut self.out, response);
+        self.turn_deaf(ctx);
+    }
+
+    /// The HTTP answer for a session that ends before its 101.
+    pub(super) fn answer_http(&mut self, end: End, ctx: &mut Ctx<'_>) {
+        let response = match end {
+            End::Shutdown => compose::simple_response(503, "shutting down\n", &[]),
+            _ => compose::simple_response(503, "\n", &[]),
+        };
+        ctx.chunks.push(&mut self.out, &response);
+        self.turn_deaf(ctx);
+    }
+
+    /// Sends our Close to the client, behind all that is queued. Inside a frame there is no place
+    /// for one: then the connection ends by TCP, and the client sees 1006.
+    pub(super) fn close_client(
+        &mut self,
+        end: End,
+        close: Option<(u16, &str)>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        debug_assert_eq!(self.leg, Leg::Talking);
+        self.settle_direct(ctx);
+        if self.flags.down_cut {
+            return self.turn_deaf(ctx);
+        }
+        let frame = match close {
+            Some((code, reason)) => {
+                control(Opcode::Close, &close::payload(code, reason), None)
+            }
+            None => control(Opcode::Close, &[], None),
+        };
+        ctx.chunks.push(&mut self.out, &frame);
+        ctx.actions.push(Action::FlushClient);
+        match end {
+            // Its framing can't be trusted any more: no Close of its could be found.
+            End::ClientFault(_) | End::Overflow | End::Memory => self.turn_deaf(ctx),
+            _ => {
+                self.leg = Leg::Closing;
+                self.client_closes_by(ctx);
+                self.resume_client(ctx);
+            }
+        }
+    }
+
+    fn turn_deaf(&mut self, ctx: &mut Ctx<'_>) {
+        self.leg = Leg::Deaf;
+        ctx.chunks.clear(&mut self.stash);
+        self.client_closes_by(ctx);
+        ctx.actions.push(Action::FlushClient);
+        ctx.actions.push(Action::ReadClient);
+    }
+
+    fn client_closes_by(&mut self, ctx: &mut Ctx<'_>) {
+        let by = ctx.now.after(ctx.settings.close);
+        self.rare().close_by = Some(by);
+        self.want_by(by, ctx);
+    }
+
+    /// The client's connection is over, in good order or not.
+    pub(super) fn let_client_go(&mut self, ctx: &mut Ctx<'_>) {
+        if self.leg == Leg::Gone {
+            return;
+        }
+        self.leg = Leg::Gone;
+        ctx.actions.push(Action::HangUpClient);
+        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
+            ctx.chunks.clear(chain);
+        }
+        (self.flags.streaming, self.flags.down_cut) = (false, false);
+        if self.phase == Phase::Parting {
+            self.bury(ctx);
+        }
+    }
+
+    fn greet(&mut self, bytes: &[u8], kept: usize, ctx: &mut Ctx<'_>) {
+        let limits = HeadLimits { bytes_max: ctx.house.header_max, ..HeadLimits::default() };
+        // The end of the head is not in what was kept: one byte a packet costs no second look.
+        match head::end(bytes, kept, &limits) {
+            Ok(None) => ctx.chunks.push(&mut self.stash, bytes),
+            Ok(Some(end)) => match self.read_request(&bytes[..end], &limits, ctx) {
+                Ok(asking) => {
+                    ctx.chunks.push(&mut self.stash, &bytes[end..]);
+                    ctx.actions.push(Action::Route(asking));
+                }
+                Err(error) => self.refuse_head(&error, ctx),
+            },
+            Err(error) => self.refuse_head(&error, ctx),
+        }
+    }
+
+    fn refuse_head(&mut self, error: &HeadError, ctx: &mut Ctx<'_>) {
+        self.deny_with(error.status, &upgrade::refusal(error), ctx);
+    }
+
+    fn read_request(
+        &mut self,
+        head: &[u8],
+        limits: &HeadLimits,
+        ctx: &Ctx<'_>,
+    ) -> Result<Box<Asking>, HeadError> {
+        let request = Request::parse(head, limits)?;
+        let Asked::Upgrade(asked) = upgrade::read(&request)? else {
+            return Err(HeadError { status: 426, reason: "only WebSocket upgrades are served here" });
+        };
+        if !upgrade::origin_allowed(asked.origin, &ctx.house.origins) {
+            return Err(HeadError { status: 403, reason: "this origin is not allowed" });
+        }
+        let host = request.headers.get_str("host").unwrap_or_default();
+        let path = request.target.split('?').next().unwrap_or_default();
+        if path.split('/').any(is_dot_segment) {
+            return Err(HeadError { status: 400, reason: "a path with dot segments" });
+        }
+        self.kept = Some(Box::new(Kept {
+            target: request.target.into(),
+            // Made final by `on_routed`: which lines stay is the pool's business.
+            lines: head.into(),
+            protocol: (!asked.protocols.is_empty()).then(|| asked.protocols.as_str().into()),
+            deflate: asked.deflate,
+            key: asked.key.into(),
+        }));
+        Ok(Box::new(Asking { path: path.to_string(), host: without_port(host).to_lowercase() }))
+    }
+
+    /// Keeps of the request head what the servers of this pool are to get.
+    pub(super) fn keep_lines(&mut self, ctx: &Ctx<'_>) {
+        let peer = self.peer.address().ip();
+        let Some(kept) = &mut self.kept else { return };
+        let limits = HeadLimits { bytes_max: ctx.house.header_max, ..HeadLimits::default() };
+        let forward = Forward {
+            peer,
+            trusted: ctx.house.trusts(peer),
+            https: false,
+            block: &ctx.settings.block_headers,
+            reconnect_header: &ctx.settings.reconnect_header,
+        };
+        let lines = Request::parse(&kept.lines, &limits)
+            .map(|request| upgrade::kept_lines(&request, &forward))
+            .unwrap_or_default();
+        kept.lines = lines.into_boxed_slice();
+    }
+
+    fn relay_up(&mut self, bytes: &[u8], ctx: &mut Ctx<'_>) {
+        let limits = Limits {
+            message_max: ctx.house.message_max,
+            fragments_max: ctx.house.fragments_max,
+            utf8: true,
+        };
+        let (had, unsent) = (self.journal.messages(), self.journal.unsent());
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.scanner.at_message_boundary() && self.is_full(ctx) {
+                self.pause_client(&bytes[at..], ctx);
+                break;
+            }
+            match self.scanner.step(&bytes[at..], &limits) {
+                Ok(Step::Data { len, ends_message, .. }) => {
+                    if self.leg == Leg::Talking {
+                        let piece = &bytes[at..at + len];
+                        self.journal.append(piece, self.scanner.frame_left(), ends_message, ctx.chunks);
+                    }
+                    if ends_message {
+                        ctx.tally.sizes_up.record(self.scanner.message_len());
+                    }
+                    at += len;
+                }
+                Ok(Step::Control { len, opcode, payload }) => {
+                    at += len;
+                    if !self.on_client_control(opcode, &payload, ctx) {
+                        break;
+                    }
+                }
+                Ok(Step::More) => {
+                    ctx.chunks.push(&mut self.stash, &bytes[at..]);
+                    break;
+                }
+                Err(error) => {
+                    self.count_up(had, ctx);
+                    return self.on_client_fault(error.code, ctx);
+                }
+            }
+        }
+        self.count_up(had, ctx);
+        self.watch_message(ctx);
+        if self.journal.unsent() > unsent && self.can_send() {
+            ctx.actions.push(Action::FlushUpstream);
+        }
+    }
+
+    /// Counts the messages that have become complete and sees to it that they get confirmed.
+    fn count_up(&mut self, had: u32, ctx: &mut Ctx<'_>) {
+        let new = self.journal.messages().saturating_sub(had);
+        if new == 0 {
+            return;
+        }
+        ctx.tally.messages_up += u64::from(new);
+        ctx.tally.journaled += u64::from(new);
+        if had == 0 {
+            self.unconfirmed_since = ctx.now;
+            self.want_barrier(ctx);
+        }
+    }
+
+    /// A message that is still arriving has until `limits.message_time`.
+    fn watch_message(&mut self, ctx: &mut Ctx<'_>) {
+        if self.scanner.at_message_boundary() {
+            if let Some(rare) = &mut self.rare {
+                rare.message_since = None;
+            }
+        } else if self.rare.as_ref().is_none_or(|rare| rare.message_since.is_none()) {
+            self.rare().message_since = Some(ctx.now);
+            self.want_by(ctx.now.after(ctx.house.message_time), ctx);
+        }
+    }
+
+    /// Whether no new message may be begun.
+    fn is_full(&self, ctx: &Ctx<'_>) -> bool {
+        self.leg == Leg::Talking
+            && self.journal.len() + self.out.len() + self.draft.len() >= ctx.settings.buffer
+    }
+
+    fn pause_client(&mut self, rest: &[u8], ctx: &mut Ctx<'_>) {
+        ctx.chunks.push(&mut self.stash, rest);
+        if ctx.settings.overflow_close {
+            return self.end(End::Overflow, ctx);
+        }
+        self.flags.paused = true;
+        self.rare().paused_since = Some(ctx.now);
+        self.rare().confirmed_at = Some(ctx.now);
+        if self.flags.processed {
+            self.want_by(ctx.now.after(ctx.settings.hold), ctx);
+        }
+    }
+
+    /// Reads on, once there is room again.
+    pub(super) fn resume_client(&mut self, ctx: &mut Ctx<'_>) {
+        if self.flags.paused && !self.is_full(ctx) {
+            self.flags.paused = false;
+            self.rare().paused_since = None;
+            ctx.actions.push(Action::ReadClient);
+        }
+    }
+
+    /// Says whether to go on reading behind it.
+    fn on_client_control(&mut self, opcode: Opcode, payload: &ControlPayload, ctx: &mut Ctx<'_>) -> bool {
+        match opcode {
+            Opcode::Ping => {
+                if !self.may_ping(ctx) {
+                    self.on_client_fault(1008, ctx);
+                    return false;
+                }
+                self.queue_pong(payload, ctx);
+                true
+            }
+            Opcode::Pong => {
+                self.client_pulse.answered(ctx.now);
+                true
+            }
+            Opcode::Close => {
+                self.on_client_close(payload, ctx);
+                false
+            }
+            Opcode::Continuation | Opcode::Text | Opcode::Binary => true,
+        }
+    }
+
+    /// A client has `limits.pings` a second, and a burst of twice as many (THREATS V31).
+    fn may_ping(&mut self, ctx: &Ctx<'_>) -> bool {
+        let (rate, now) = (ctx.house.pings, ctx.now);
+        if rate == 0 {
+            return true;
+        }
+        let rare = self.rare();
+        let earned = rare.pings_at.map_or(u32::MAX, |at| now.since(at).saturating_mul(rate) / 1_000);
+        if earned > 0 {
+            rare.pings_left = rare.pings_left.saturating_add(earned).min(2 * rate);
+            rare.pings_at = Some(now);
+        }
+        let allowed = rare.pings_left > 0;
+        rare.pings_left = rare.pings_left.saturating_sub(1);
+        allowed
+    }
+
+    /// Every Ping is answered while the client reads; of one that does not, only the latest.
+    fn queue_pong(&mut self, payload: &ControlPayload, ctx: &mut Ctx<'_>) {
+        if self.leg != Leg::Talking {
+            return;
+        }
+        let pong = control(Opcode::Pong, payload, None);
+        if self.flags.down_cut || self.out.len() > PONG_MARK {
+            self.rare().client_pong = Some(pong);
+        } else {
+            self.queue_control(&pong, ctx);
+        }
+    }
+
+    fn queue_control(&mut self, frame: &[u8], ctx: &mut Ctx<'_>) {
+        debug_assert!(!self.flags.down_cut, "a control frame inside a frame");
+        self.settle_direct(ctx);
+        ctx.chunks.push(&mut self.out, frame);
+        ctx.actions.push(Action::FlushClient);
+    }
+
+    /// Puts in the keepalive Ping, if there is a place for it.
+    pub(super) fn ping_client(&mut self, ctx: &mut Ctx<'_>) {
+        if self.leg == Leg::Talking && !self.flags.down_cut && self.out.is_empty() {
+            self.queue_control(&control(Opcode::Ping, b"", None), ctx);
+            self.client_pulse.asked(ctx.now);
+        }
+    }
+
+    fn on_client_close(&mut self, payload: &[u8], ctx: &mut Ctx<'_>) {
+        let said = match close::parse(payload) {
+            Ok(said) => said,
+            Err(error) => return self.on_client_fault(error.code, ctx),
+        };
+        if self.leg == Leg::Closing {
+            self.leg = Leg::Closed;
+            ctx.actions.push(Action::FlushClient);
+            return;
+        }
+        // Answered at once, with its code (RFC 6455 5.5.1).
+        let (code, reason) = said.unwrap_or((1005, ""));
+        ctx.chunks.clear(&mut self.draft);
+        if self.flags.down_cut {
+            self.leg = Leg::Deaf;
+        } else {
+            let echo = if code == 1005 { Vec::new() } else { close::payload(code, "").to_vec() };
+            self.queue_control(&control(Opcode::Close, &echo, None), ctx);
+            self.leg = Leg::Closed;
+        }
+        self.flags.streaming = false;
+        self.client_closes_by(ctx);
+        ctx.actions.push(Action::FlushClient);
+        self.take_leave(code, reason, ctx);
+    }
+
+    /// A client that breaks the protocol is closed with the RFC's code; the server hears 1001.
+    fn on_client_fault(&mut self, code: u16, ctx: &mut Ctx<'_>) {
+        if matches!(self.leg, Leg::Closing) {
+            return self.turn_deaf(ctx);
+        }
+        if self.leg != Leg::Talking {
+            return;
+        }
+        ctx.chunks.clear(&mut self.draft);
+        self.flags.streaming = false;
+        self.close_client(End::ClientFault(code), Some((code, "")), ctx);
+        self.take_leave_as(End::ClientFault(code), 1001, "", ctx);
+    }
+
+    /// A message took longer than `limits.message_time`.
+    pub(super) fn on_client_late(&mut self, ctx: &mut Ctx<'_>) {
+        self.on_client_fault(1008, ctx);
+    }
+
+    /// The client was silent past its deadline: there is nobody to say Close to.
+    pub(super) fn on_client_silent(&mut self, ctx: &mut Ctx<'_>) {
+        self.let_client_go(ctx);
+        self.take_leave_as(End::ClientSilent, 1001, "", ctx);
+    }
+
+    fn take_leave(&mut self, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
+        let end = if self.leg == Leg::Gone { End::ClientLost } else { End::ClientClosed };
+        self.take_leave_as(end, code, reason, ctx);
+    }
+
+    /// The client has said its last. The server gets the rest of the journal, then this Close.
+    fn take_leave_as(&mut self, end: End, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
+        if self.farewell().is_some() {
+            return;
+        }
+        ctx.chunks.clear(&mut self.stash);
+        self.flags.paused = false;
+        self.flags.cut = !self.journal.drop_unfinished(ctx.chunks);
+        let rare = self.rare();
+        (rare.farewell, rare.end) = (Some((code, reason.into())), Some(end));
+        rare.message_since = None;
+        match self.phase {
+            Phase::Open | Phase::Moving => self.say_farewell(ctx),
+            // Nothing is owed to anybody.
+            Phase::Held if self.journal.messages() == 0 => self.part(ctx),
+            Phase::Held => {}
+            Phase::Greeting | Phase::Admitting | Phase::Finishing => {}
+            Phase::Parting | Phase::Over => {}
+        }
+    }
+
+    /// The session is over for a client that has taken its leave.
+    pub(super) fn part(&mut self, ctx: &mut Ctx<'_>) {
+        let end = self.rare.as_ref().and_then(|rare| rare.end).unwrap_or(End::ClientClosed);
+        self.tell_end(end, ctx);
+        ctx.actions.push(Action::HangUpUpstream { say: None });
+        self.forget_upstream(ctx);
+        self.become_(Phase::Parting);
+        if self.leg == Leg::Gone {
+            self.bury(ctx);
+        }
+    }
+}
+
+/// `.` and `..`, encoded or not: a server would climb out of the route that let the client in (V18).
+fn is_dot_segment(segment: &str) -> bool {
+    let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+    plain == "." || plain == ".."
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    }
+}
+
+/// Bytes that are read behind a request before its 101: one network round's worth of early frames.
+const EARLY_MAX: usize = 16 << 10;
+
+/// Above this only the latest Pong is kept for a client that does not read.
+const PONG_MARK: usize = 4 << 10;
+

@@ -1,0 +1,136 @@
+//! The seam for what servers speak. A dialect turns a server's bytes into what a session
+//! understands, and makes the few frames that wsteady says itself.
+
+pub mod ws;
+
+use super::vocab::Loss;
+use crate::kit::Prng;
+use crate::wire::deflate::Deflate;
+use crate::wire::frame::ControlBytes;
+
+/// One conversation with one server. Pure: bytes in, bytes out.
+pub trait Dialect: Sized {
+    /// Begins a conversation; what has to be said first goes into `first_bytes`.
+    fn open(dial: Dial<'_>, rng: &mut Prng, first_bytes: &mut Vec<u8>) -> Self;
+
+    /// Says what stands at the start of `input` and how many bytes of it that is. `More` with 0
+    /// bytes: to be kept, and looked at again with more behind it.
+    fn hear(&mut self, input: &[u8]) -> (usize, Heard);
+
+    /// The server ended its side: some answers are complete only then.
+    fn hear_end(&mut self) -> Heard;
+
+    /// A barrier or keepalive with this number.
+    fn ping(&self, number: u64, rng: &mut Prng) -> ControlBytes;
+
+    /// The answer to the server's Ping.
+    fn pong(&self, payload: &[u8], rng: &mut Prng) -> ControlBytes;
+
+    /// The end of the conversation.
+    fn close(&self, code: u16, reason: &str, rng: &mut Prng) -> ControlBytes;
+
+    /// Whether the stream from the server stands between two frames.
+    fn is_whole(&self) -> bool;
+}
+
+/// What a conversation begins with.
+pub struct Dial<'a> {
+    /// What stands before the client's target: the path of the server's URL, usually empty.
+    pub prefix: &'a str,
+    /// Whether the server's URL is used as it is.
+    pub fixed: bool,
+    /// The kept head of the client.
+    pub kept: &'a Kept,
+    /// The session's id, the number of the first message, and the reconnect header if there was a
+    /// server before.
+    pub extra: &'a [(&'a str, &'a str)],
+    /// Offer no permessage-deflate, although the client has asked for it.
+    pub plain: bool,
+    /// A first connect: answers that refuse are wanted whole.
+    pub first: bool,
+    /// Response headers that are to be handed over.
+    pub pass: &'a [String],
+    /// Bytes that a response head may have.
+    pub head_max: usize,
+}
+
+/// What is kept of a client's request, so that the next server can be asked the same.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The request target.
+    pub target: Box<str>,
+    /// Header lines, ready for the wire.
+    pub lines: Box<[u8]>,
+    /// The subprotocols offered; once a server has chosen, that one alone.
+    pub protocol: Option<Box<str>>,
+    /// What was offered of permessage-deflate; once agreed, exactly that.
+    pub deflate: Option<Deflate>,
+    /// The client's Sec-WebSocket-Key, until its 101 is made.
+    pub key: Box<str>,
+}
+
+/// What a dialect understood.
+#[derive(Debug)]
+pub enum Heard {
+    /// An incomplete something.
+    More,
+    /// Something of no consequence.
+    Nothing,
+    /// The server takes the session.
+    Ready(Box<Accepted>),
+    /// The server refuses, as HTTP: 3xx or 4xx.
+    Refused(Box<Answer>),
+    /// It answered, but not well: 5xx, 2xx, a wrong 101.
+    Failed,
+    /// It accepted an extension without what a replay needs: dial again without.
+    Unsuitable,
+    /// It chose a subprotocol or extension that the client does not have.
+    Differs,
+    /// A piece of a message, to be passed on as it is.
+    Piece(Piece),
+    /// The server's Ping.
+    Ping(crate::wire::frame::ControlPayload),
+    /// A Pong with a number: everything before it was received.
+    Received(u64),
+    /// The application dealt with so many messages of the session.
+    Processed(u64),
+    /// The server's Close; `None` stands for no code (1005).
+    Closed(Option<(u16, Box<str>)>),
+    /// The connection must end.
+    Broken(Loss),
+}
+
+/// A piece of a message from the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The message begins here.
+    pub begins: bool,
+    /// The message ends here.
+    pub ends: bool,
+    /// A frame ends here: control frames may follow.
+    pub ends_frame: bool,
+    /// Payload bytes of the message so far, as far as its headers have announced them.
+    pub announced: u64,
+}
+
+/// What a server's 101 said.
+#[derive(Debug, Default)]
+pub struct Accepted {
+    /// The subprotocol it chose.
+    pub protocol: Option<String>,
+    /// The extension that was agreed.
+    pub deflate: Option<Deflate>,
+    /// It will confirm each message when it was processed.
+    pub processed: bool,
+    /// Headers for the client.
+    pub pass: Vec<(String, Vec<u8>)>,
+}
+
+/// A complete HTTP answer that refuses.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// 300 to 499.
+    pub status: u16,
+    /// The whole response, ready for the client; empty on a reconnect, where nobody gets it.
+    pub response: Vec<u8>,
+}

@@ -1,0 +1,436 @@
+//! Knows one conversation: a client, and whatever serves it now.
+//! Imports: ipnet, std, crate::kit, crate::wire.
+//! Never: mio, std::net::Tcp, std::time, log, crate::fleet, crate::shard, crate::net, crate::sim, crate::control.
+//!
+//! A session is plain data that outlives its connections: no socket, thread, closure or reference.
+//! [`Event`]s go in through [`Session::on`], [`Action`]s come out.
+//!
+//! **Invariant:** no number here names a descriptor, and nothing here can block.
+
+pub mod attempt;
+mod client;
+mod clock;
+pub mod dialect;
+pub mod journal;
+pub mod phase;
+pub mod pulse;
+mod search;
+mod upstream;
+pub mod vocab;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+pub use self::attempt::Attempt;
+pub use self::dialect::{Dial, Dialect, Heard, Kept};
+pub use self::journal::Journal;
+pub use self::phase::Phase;
+use self::pulse::Pulse;
+pub use self::upstream::{Parcel, Place};
+pub use self::vocab::*;
+use crate::kit::{Chain, Chunks, Prng, Tick};
+use crate::wire::frame::{ControlBytes, ControlPayload, Sender};
+use crate::wire::scan::Scanner;
+
+/// A client and its conversation. It has one slot in one loop, whatever happens to its connections.
+pub struct Session {
+    id: u128,
+    phase: Phase,
+    leg: Leg,
+    /// The server that serves it, or that served it last.
+    server: Option<u16>,
+    pool: Option<u16>,
+    peer: Peer,
+    opened: Tick,
+
+    // Up: from the client.
+    journal: Journal,
+    scanner: Scanner,
+    /// What was read and could not be dealt with yet: a part of a head, of a frame header, or
+    /// whatever follows while nothing more may be begun.
+    stash: Chain,
+    client_pulse: Pulse,
+
+    // Down: to the client.
+    /// Bytes that will reach the client: whole messages, or a message that streams.
+    out: Chain,
+    /// The message that is being collected; it reaches the client whole or not at all.
+    draft: Chain,
+    messages_down: u64,
+
+    // The upstream.
+    upstream_pulse: Pulse,
+    /// The number of the barrier whose Pong is awaited.
+    barrier: Option<u64>,
+    /// Since when the first message held has waited to be confirmed.
+    unconfirmed_since: Tick,
+    bound_at: Tick,
+
+    alarm: Option<Tick>,
+    flags: Flags,
+    /// Failed attempts in a row; decides the next pause.
+    failures: u8,
+    failovers: u32,
+    kept: Option<Box<Kept>>,
+    attempt: Option<Box<Attempt>>,
+    rare: Option<Box<Rare>>,
+}
+
+/// The client's side of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leg {
+    /// Messages flow.
+    Talking,
+    /// We sent Close first and wait for the client's.
+    Closing,
+    /// Both have closed: what is queued goes out, then the connection ends.
+    Closed,
+    /// What is queued goes out, then FIN; whatever still comes is thrown away until the client's
+    /// FIN. Closing at once would turn unread bytes into an RST that destroys our last words.
+    Deaf,
+    /// No connection.
+    Gone,
+}
+
+/// Facts of one bit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags {
+    /// The server confirms by `wsteady:<n>`.
+    processed: bool,
+    /// A downward message longer than `atomic` is passing through.
+    streaming: bool,
+    /// What was queued for the client ends inside a frame.
+    down_cut: bool,
+    /// The client is not read: a bound was reached.
+    paused: bool,
+    /// Moving: the Close is owed, or has left.
+    leaving: bool,
+    left: bool,
+    /// The client's last frame was cut off after a part of it was sent.
+    cut: bool,
+    /// The operator's `failover`: a second of patience, not `timeouts.close`.
+    hasty: bool,
+    /// `Ended` was told.
+    ended: bool,
+}
+
+/// What most sessions never need.
+#[derive(Default)]
+struct Rare {
+    /// Why the session ends, once its client has taken its leave.
+    end: Option<End>,
+    /// The client's last words, for the server.
+    farewell: Option<(u16, Box<str>)>,
+    /// The latest Pong that the client is owed, while none can be put in.
+    client_pong: Option<ControlBytes>,
+    /// The latest Pong that the server is owed.
+    server_pong: Option<ControlPayload>,
+    /// The first unconfirmed message at the last loss, and how many losses it has cost.
+    suspect: u64,
+    losses: u8,
+    /// Protocol errors of servers in the minute since.
+    faults: u8,
+    faults_since: Tick,
+    /// When the connection that is being closed, or moved away from, is given up.
+    close_by: Option<Tick>,
+    /// Since when the client's present message is on its way.
+    message_since: Option<Tick>,
+    /// Since when the client is not read.
+    paused_since: Option<Tick>,
+    /// Pings that the client may still send, and when that was counted.
+    pings_left: u32,
+    pings_at: Option<Tick>,
+    /// The last moment at which something was confirmed while paused.
+    confirmed_at: Option<Tick>,
+}
+
+/// The client's address, in 18 bytes instead of 32: there is one per session.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    ip: [u8; 16],
+    port: u16,
+}
+
+/// What a session may use while it deals with one event.
+pub struct Ctx<'a> {
+    pub now: Tick,
+    pub chunks: &'a mut Chunks,
+    pub rng: &'a mut Prng,
+    pub house: &'a House,
+    /// Of the session's pool; the defaults while it has none.
+    pub settings: &'a Settings,
+    pub tally: &'a mut Tally,
+    pub actions: &'a mut Vec<Action>,
+    /// The scratch buffer that `Heard::Piece`s point into, and the parts of it that go to the client
+    /// at once, behind what is queued.
+    pub input: &'a [u8],
+    pub direct: &'a mut Vec<Range<usize>>,
+}
+
+impl Session {
+    /// A session for a client that has just connected from `peer`.
+    pub fn new(id: u128, peer: SocketAddr, now: Tick) -> Session {
+        Session {
+            id,
+            phase: Phase::Greeting,
+            leg: Leg::Talking,
+            server: None,
+            pool: None,
+            peer: Peer::new(peer),
+            opened: now,
+            journal: Journal::new(),
+            scanner: Scanner::new(Sender::Client, false),
+            stash: Chain::new(),
+            client_pulse: Pulse::new(now),
+            out: Chain::new(),
+            draft: Chain::new(),
+            messages_down: 0,
+            upstream_pulse: Pulse::new(now),
+            barrier: None,
+            unconfirmed_since: now,
+            bound_at: now,
+            alarm: None,
+            flags: Flags::default(),
+            failures: 0,
+            failovers: 0,
+            kept: None,
+            attempt: None,
+            rare: None,
+        }
+    }
+
+    /// The one door: deals with what happened. What the session wants done is in `ctx.actions`.
+    pub fn on(&mut self, event: Event<'_>, ctx: &mut Ctx<'_>) {
+        match event {
+            Event::ClientBytes { bytes, kept } => self.on_client_bytes(bytes, kept, ctx),
+            Event::ClientLost(loss) => self.on_client_lost(loss, ctx),
+            Event::ClientDrained => self.on_client_drained(ctx),
+            Event::Routed { pool } => self.on_routed(pool, ctx),
+            Event::Denied { status, reason } => self.deny(status, reason, ctx),
+            Event::Dialling { server } => self.on_dialling(server, ctx),
+            Event::NoServer(nobody) => self.on_no_server(nobody, ctx),
+            Event::Queued => self.on_queued(ctx),
+            Event::Connected => self.on_connected(ctx),
+            Event::Heard { heard, bytes, at } => self.on_heard(heard, bytes, at, ctx),
+            Event::Sent { count } => self.on_sent(count, ctx),
+            Event::Pinged { number } => self.on_pinged(number, ctx),
+            Event::Farewelled => self.on_farewelled(ctx),
+            Event::UpstreamLost(loss) => self.on_upstream_lost(loss, ctx),
+            Event::Due => self.on_due(ctx),
+            Event::Move(mover) => self.on_move(mover, ctx),
+            Event::Stop(end) => self.end(end, ctx),
+        }
+    }
+
+    /// The random 128-bit id, `X-Wsteady-Session`.
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The server that serves it now, or served it last.
+    pub fn server(&self) -> Option<u16> {
+        self.server
+    }
+
+    /// Its pool, once it was routed.
+    pub fn pool(&self) -> Option<u16> {
+        self.pool
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer.address()
+    }
+
+    /// When the client connected.
+    pub fn opened(&self) -> Tick {
+        self.opened
+    }
+
+    /// How often it has lost a server or was moved.
+    pub fn failovers(&self) -> u32 {
+        self.failovers
+    }
+
+    /// Complete messages read from the client.
+    pub fn messages_up(&self) -> u64 {
+        self.journal.end_number()
+    }
+
+    /// Complete messages delivered to the client.
+    pub fn messages_down(&self) -> u64 {
+        self.messages_down
+    }
+
+    /// Bytes that wait to be confirmed.
+    pub fn journal_bytes(&self) -> usize {
+        self.journal.len()
+    }
+
+    /// All bytes that the session holds in the chunk store.
+    pub fn held_bytes(&self) -> usize {
+        self.journal.len() + self.out.len() + self.draft.len() + self.stash.len()
+    }
+
+    /// Bytes of the larger of its unfinished messages; what memory pressure looks at.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.journal.unfinished().max(self.draft.len())
+    }
+
+    /// What is kept of the request; gone once the session is over.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_deref()
+    }
+
+    /// Heap bytes of the kept head.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| {
+            let protocol = kept.protocol.as_ref().map_or(0, |text| text.len());
+            size_of::<Kept>() + kept.target.len() + kept.lines.len() + protocol + kept.key.len()
+        })
+    }
+
+    /// The search for a server, while there is one.
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.attempt.as_deref()
+    }
+
+    /// Whether the session has ever been joined to a server.
+    pub fn had_server(&self) -> bool {
+        !matches!(self.phase, Phase::Greeting | Phase::Admitting) && self.pool.is_some()
+    }
+
+    /// Whether a client is still connected.
+    pub fn has_client(&self) -> bool {
+        self.leg != Leg::Gone
+    }
+
+    /// Whether the operator's wish to move was begun and is under way.
+    pub fn is_moving(&self) -> bool {
+        self.phase == Phase::Moving
+    }
+
+    /// What must always hold; run after each turn in tests.
+    pub fn check_invariants(&self) {
+        self.journal.check_invariants();
+        let searching = matches!(self.phase, Phase::Admitting | Phase::Held);
+        assert_eq!(self.attempt.is_some(), searching, "an attempt in {:?}", self.phase);
+        assert!(self.pool.is_some() || !searching);
+        if matches!(self.phase, Phase::Over | Phase::Parting) {
+            assert!(self.journal.is_empty(), "an ended session holds messages");
+        }
+        if self.phase == Phase::Over {
+            assert_eq!(self.held_bytes(), 0, "a session to be buried holds chunks");
+            assert_eq!(self.leg, Leg::Gone);
+        }
+        assert!(!self.flags.streaming || self.draft.is_empty());
+        assert!(self.barrier.is_none() || matches!(self.phase, Phase::Open | Phase::Moving | Phase::Finishing));
+    }
+
+    fn become_(&mut self, next: Phase) {
+        debug_assert!(self.phase.may_become(next), "{:?} -> {next:?}", self.phase);
+        self.phase = next;
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn farewell(&self) -> Option<&(u16, Box<str>)> {
+        self.rare.as_ref().and_then(|rare| rare.farewell.as_ref())
+    }
+
+    /// Ends the session: what is unconfirmed is counted, the server is let go, the client is told.
+    fn end(&mut self, end: End, ctx: &mut Ctx<'_>) {
+        let (code, reason) = end.close();
+        self.end_with(end, Some((code, reason)), ctx);
+    }
+
+    /// As [`end`](Session::end), with the server's own last words. `None`: a Close without a code.
+    fn end_with(&mut self, end: End, close: Option<(u16, &str)>, ctx: &mut Ctx<'_>) {
+        if matches!(self.phase, Phase::Parting | Phase::Over) {
+            return;
+        }
+        self.tell_end(end, ctx);
+        let unanswered = matches!(self.phase, Phase::Greeting | Phase::Admitting);
+        if !matches!(self.phase, Phase::Greeting) {
+            ctx.actions.push(Action::HangUpUpstream { say: Some(1001) });
+        }
+        self.forget_upstream(ctx);
+        self.become_(Phase::Parting);
+        match self.leg {
+            Leg::Talking if unanswered => self.answer_http(end, ctx),
+            Leg::Talking => self.close_client(end, close, ctx),
+            Leg::Closing | Leg::Closed | Leg::Deaf => {}
+            Leg::Gone => self.bury(ctx),
+        }
+    }
+
+    /// Counts what was never confirmed and says so, once.
+    fn tell_end(&mut self, end: End, ctx: &mut Ctx<'_>) {
+        let unconfirmed = self.journal.clear(ctx.chunks);
+        ctx.tally.journaled -= u64::from(unconfirmed);
+        ctx.tally.unconfirmed[end.index()] += u64::from(unconfirmed);
+        if !self.flags.ended {
+            self.flags.ended = true;
+            ctx.actions.push(Action::Tell(Life::Ended { end, unconfirmed }));
+        }
+    }
+
+    /// Nothing of an upstream is left in the session.
+    fn forget_upstream(&mut self, ctx: &mut Ctx<'_>) {
+        ctx.chunks.clear(&mut self.draft);
+        self.barrier = None;
+        if self.attempt.take().is_some() && self.phase == Phase::Held {
+            ctx.tally.held -= 1;
+        }
+        (self.flags.leaving, self.flags.left, self.flags.hasty) = (false, false, false);
+        if let Some(rare) = &mut self.rare {
+            rare.server_pong = None;
+        }
+    }
+
+    /// Both legs are gone.
+    fn bury(&mut self, ctx: &mut Ctx<'_>) {
+        debug_assert_eq!(self.leg, Leg::Gone);
+        if self.phase == Phase::Over {
+            return;
+        }
+        self.forget_upstream(ctx);
+        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
+            ctx.chunks.clear(chain);
+        }
+        let unconfirmed = self.journal.clear(ctx.chunks);
+        debug_assert_eq!(unconfirmed, 0, "buried with messages that nobody counted");
+        self.kept = None;
+        self.become_(Phase::Over);
+        ctx.actions.push(Action::Bury);
+    }
+
+    /// Makes sure that `Due` comes no later than this.
+    fn want_by(&mut self, moment: Tick, ctx: &mut Ctx<'_>) {
+        if self.alarm.is_none_or(|alarm| moment.is_before(alarm)) {
+            self.alarm = Some(moment);
+            ctx.actions.push(Action::Alarm(moment));
+        }
+    }
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Peer {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Peer { ip: ip.octets(), port: address.port() }
+    }
+
+    fn address(self) -> SocketAddr {
+        SocketAddr::new(IpAddr::from(self.ip).to_canonical(), self.port)
+    }
+}

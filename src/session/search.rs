@@ -1,0 +1,209 @@
+//! Finding a server: the first connect, and every one after a loss.
+
+use super::attempt::{Attempt, back_off};
+use super::dialect::{Accepted, Answer};
+use super::vocab::{Action, End, Life, Loss, Nobody, Verdict};
+use super::{Ctx, Leg, Phase, Session};
+use crate::wire::frame::Sender;
+use crate::wire::scan::Scanner;
+use crate::wire::upgrade;
+
+impl Session {
+    pub(super) fn on_routed(&mut self, pool: u16, ctx: &mut Ctx<'_>) {
+        if self.phase != Phase::Greeting {
+            return;
+        }
+        self.pool = Some(pool);
+        self.keep_lines(ctx);
+        self.become_(Phase::Admitting);
+        self.attempt = Some(Box::new(Attempt::new(ctx.now)));
+        self.want_by(ctx.now.after(ctx.settings.admit), ctx);
+        ctx.actions.push(Action::Dial);
+    }
+
+    pub(super) fn on_dialling(&mut self, server: u16, ctx: &mut Ctx<'_>) {
+        let deadline = ctx.now.after(ctx.settings.connect);
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.unqueue(ctx.now);
+        attempt.retry_at = None;
+        attempt.deadline = Some(deadline);
+        if !attempt.tried.contains(&server) {
+            attempt.tried.push(server);
+        }
+        self.server = Some(server);
+        self.want_by(deadline, ctx);
+    }
+
+    pub(super) fn on_connected(&mut self, ctx: &mut Ctx<'_>) {
+        let deadline = ctx.now.after(ctx.settings.handshake);
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.deadline = Some(deadline);
+        self.want_by(deadline, ctx);
+    }
+
+    pub(super) fn on_queued(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.queued = Some(attempt.queued.unwrap_or(ctx.now));
+            attempt.retry_at = None;
+        }
+    }
+
+    pub(super) fn on_no_server(&mut self, nobody: Nobody, ctx: &mut Ctx<'_>) {
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.unqueue(ctx.now);
+        match (self.phase, nobody) {
+            (Phase::Admitting, Nobody::Empty) => self.deny(503, "no server in this pool", ctx),
+            // Somebody is there, but nobody serves: waiting would not help this client.
+            (Phase::Admitting, Nobody::AllTried) if attempt.answered => {
+                self.deny(502, "no server answered as it should", ctx);
+            }
+            (Phase::Held, Nobody::AllTried) if attempt.all_refused && !attempt.tried.is_empty() => {
+                self.end(End::Refused, ctx);
+            }
+            _ => {
+                attempt.next_round();
+                self.retry_later(ctx);
+            }
+        }
+    }
+
+    /// An attempt ended without a server.
+    pub(super) fn on_attempt_failed(&mut self, how: Failed, ctx: &mut Ctx<'_>) {
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.deadline = None;
+        let (verdict, loss) = match how {
+            Failed::Lost(loss) => {
+                // One that can't be reached has not refused.
+                attempt.all_refused = false;
+                attempt.timed_out = loss == Loss::TimedOut;
+                (loss != Loss::Exhausted, loss)
+            }
+            Failed::Answered => {
+                (attempt.all_refused, attempt.answered, attempt.timed_out) = (false, true, false);
+                (true, Loss::Protocol)
+            }
+            Failed::Refused => {
+                (attempt.answered, attempt.timed_out) = (true, false);
+                (false, Loss::Refused)
+            }
+        };
+        if verdict {
+            ctx.actions.push(Action::Report(Verdict::Failure));
+        }
+        ctx.actions.push(Action::Tell(Life::Failed(loss)));
+        ctx.actions.push(Action::HangUpUpstream { say: None });
+        self.failures = self.failures.saturating_add(1);
+        match self.phase {
+            // Each usable server is tried once, without a pause (CONTRACT 4).
+            Phase::Admitting => ctx.actions.push(Action::Dial),
+            _ => self.retry_later(ctx),
+        }
+    }
+
+    /// The server wants no permessage-deflate that a replay could live with: once more without.
+    pub(super) fn dial_again_plain(&mut self, ctx: &mut Ctx<'_>) {
+        let (Some(attempt), Some(server)) = (&mut self.attempt, self.server) else { return };
+        attempt.plain = true;
+        attempt.deadline = None;
+        attempt.tried.retain(|tried| *tried != server);
+        ctx.actions.push(Action::HangUpUpstream { say: None });
+        ctx.actions.push(Action::Dial);
+    }
+
+    /// A server refuses as HTTP. On a first connect that is the client's answer.
+    pub(super) fn on_refused(&mut self, answer: Answer, ctx: &mut Ctx<'_>) {
+        match self.phase {
+            Phase::Admitting => self.deny_with(answer.status, &answer.response, ctx),
+            _ => self.on_attempt_failed(Failed::Refused, ctx),
+        }
+    }
+
+    /// A server takes the session.
+    pub(super) fn on_ready(&mut self, accepted: Accepted, ctx: &mut Ctx<'_>) {
+        let Some(attempt) = self.attempt.take() else { return };
+        ctx.actions.push(Action::Report(Verdict::Success));
+        self.flags.processed = accepted.processed;
+        self.upstream_pulse.answered(ctx.now);
+        self.bound_at = ctx.now;
+        self.unconfirmed_since = ctx.now;
+        match self.phase {
+            Phase::Admitting => self.open(accepted, ctx),
+            _ => {
+                ctx.tally.held -= 1;
+                ctx.tally.replayed += u64::from(attempt.replayed);
+                ctx.actions.push(Action::Tell(Life::Resumed {
+                    held_ms: attempt.lasted(ctx.now),
+                    replayed: attempt.replayed,
+                }));
+                self.become_(Phase::Open);
+            }
+        }
+        self.want_by(self.upstream_pulse.next_look(ctx.settings.ping, ctx.settings.pong), ctx);
+        self.want_barrier(ctx);
+        ctx.actions.push(Action::FlushUpstream);
+        if self.farewell().is_some() {
+            self.say_farewell(ctx);
+        }
+    }
+
+    /// The client gets its 101; what it has sent behind its request is read.
+    fn open(&mut self, accepted: Accepted, ctx: &mut Ctx<'_>) {
+        debug_assert_eq!(self.leg, Leg::Talking);
+        self.become_(Phase::Open);
+        let Some(kept) = &mut self.kept else { return };
+        let pass: Vec<(&str, &[u8])> =
+            accepted.pass.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let response = upgrade::switching(
+            &kept.key,
+            accepted.protocol.as_deref(),
+            accepted.deflate.as_ref(),
+            &pass,
+        );
+        ctx.chunks.push(&mut self.out, &response);
+        self.scanner = Scanner::new(Sender::Client, accepted.deflate.is_some());
+        // From now on a server is offered exactly what the client has.
+        kept.protocol = accepted.protocol.map(String::into_boxed_str);
+        kept.deflate = accepted.deflate;
+        kept.key = Box::default();
+        self.client_pulse.answered(ctx.now);
+        self.failures = 0;
+        self.want_by(self.client_pulse.next_look(ctx.settings.ping, ctx.settings.pong), ctx);
+        ctx.actions.push(Action::Tell(Life::Opened));
+        ctx.actions.push(Action::FlushClient);
+        ctx.actions.push(Action::ReadClient);
+    }
+
+    /// Begins the search for the next server, at once or after the pause that is due.
+    pub(super) fn search(&mut self, replayed: u32, ctx: &mut Ctx<'_>) {
+        let mut attempt = Attempt::new(ctx.now);
+        attempt.replayed = replayed;
+        self.attempt = Some(Box::new(attempt));
+        self.become_(Phase::Held);
+        ctx.tally.held += 1;
+        self.want_by(ctx.now.after(ctx.settings.hold), ctx);
+        if self.failures == 0 {
+            ctx.actions.push(Action::Dial);
+        } else {
+            self.retry_later(ctx);
+        }
+    }
+
+    fn retry_later(&mut self, ctx: &mut Ctx<'_>) {
+        let pause = back_off(self.failures.max(1), ctx.rng);
+        let retry_at = ctx.now.after(pause);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.retry_at = Some(retry_at);
+            self.want_by(retry_at, ctx);
+        }
+    }
+}
+
+/// How an attempt failed.
+pub(super) enum Failed {
+    /// No connection, or it ended before the answer was whole.
+    Lost(Loss),
+    /// 5xx, 2xx, or a 101 that is none.
+    Answered,
+    /// 3xx, 4xx, another subprotocol or extension than the client has.
+    Refused,
+}

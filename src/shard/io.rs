@@ -1,0 +1,117 @@
+//! What a shard needs of the world: time, sockets, mail. `net` gives the real one, `sim` a false one.
+
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+
+use super::mail::{Answer, Mail};
+use super::token::Token;
+use crate::kit::Tick;
+
+/// The kernel as a type parameter.
+pub trait Io {
+    /// A connected socket, or one that is being connected.
+    type Socket;
+
+    /// Waits for something to happen, at most this long (in ms), and says what did.
+    fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>);
+
+    /// Reads the clock.
+    fn now(&mut self) -> Now;
+
+    /// Takes what other threads have sent.
+    fn take_mail(&mut self, into: &mut Vec<Mail>);
+
+    /// Sends to another shard.
+    fn send(&mut self, shard: usize, mail: Mail);
+
+    /// Answers a question of the outside.
+    fn answer(&mut self, ticket: u64, answer: Answer);
+
+    /// Takes one waiting connection of a listener.
+    fn accept(&mut self, listener: u32) -> Accept<Self::Socket>;
+
+    /// Begins to watch an accepted socket.
+    fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> bool;
+
+    /// Stops listening.
+    fn close_listeners(&mut self);
+
+    /// Begins to connect. The socket becomes writable when it stands or has failed.
+    fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token) -> Dialled<Self::Socket>;
+
+    /// Whether a dialled socket stands, once it has become writable.
+    fn is_connected(&mut self, socket: &mut Self::Socket) -> bool;
+
+    /// Reads what is there.
+    fn read(&mut self, socket: &mut Self::Socket, into: &mut [u8]) -> Got;
+
+    /// Writes what the kernel takes.
+    fn write(&mut self, socket: &mut Self::Socket, from: &[IoSlice<'_>]) -> Put;
+
+    /// Sends FIN; reading goes on.
+    fn shut(&mut self, socket: &mut Self::Socket);
+
+    /// Ends a connection.
+    fn close(&mut self, socket: Self::Socket);
+}
+
+/// Something happened to a socket or listener. Hints only: what counts is what a read or write
+/// returns.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    pub token: Token,
+    pub readable: bool,
+    pub writable: bool,
+    /// The other side has ended its stream, or the connection broke: a short read is not the last.
+    pub ended: bool,
+}
+
+/// A reading of the clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    pub tick: Tick,
+    /// Microseconds since start.
+    pub micros: u64,
+}
+
+/// What a read returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    Bytes(usize),
+    /// FIN.
+    End,
+    /// Nothing now.
+    Wait,
+    /// The connection is broken.
+    Broken,
+}
+
+/// What a write returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    Bytes(usize),
+    /// Nothing now.
+    Wait,
+    /// The connection is broken.
+    Broken,
+}
+
+/// What an accept returned.
+pub enum Accept<S> {
+    Socket(S, SocketAddr),
+    /// Nobody waits.
+    None,
+    /// This one failed; others may wait.
+    Failed,
+    /// No descriptor or memory was left. An edge-triggered listener will not tell again.
+    Exhausted,
+}
+
+/// What a dial returned.
+pub enum Dialled<S> {
+    Socket(S),
+    /// The address refused at once.
+    Refused,
+    /// No local port or descriptor was left.
+    Exhausted,
+}

@@ -1,0 +1,59 @@
+//! What shards tell each other, and what the operator asks of them.
+
+use super::stats::{SessionRow, Snapshot};
+use crate::fleet::ServerState;
+use crate::kit::Tick;
+use crate::session::Verdict;
+
+/// A message to a shard.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// To a server's home loop: what another loop saw of it.
+    Verdict { server: u16, verdict: Verdict },
+    /// From a server's home loop: its breaker is open since then, or closed.
+    Breaker { server: u16, since: Option<Tick> },
+    /// The operator has changed a server.
+    State { server: u16, state: ServerState },
+    Weight { server: u16, weight: u32 },
+    /// Close its breaker.
+    Reset { server: u16 },
+    /// Move all its sessions now.
+    FailOver { server: u16 },
+    /// Move one session; answered with `Answer::Done`.
+    MoveSession { ticket: u64, id: u128 },
+    /// End one session; answered with `Answer::Done`.
+    AbortSession { ticket: u64, id: u128 },
+    /// Take new clients, or turn them away with 503.
+    Accepting(bool),
+    /// All counters as one copy; answered with `Answer::Snapshot`.
+    Count { ticket: u64 },
+    /// A page of sessions; answered with `Answer::Sessions`.
+    List { ticket: u64, filter: Filter },
+    /// Close all sessions within this time, then stop.
+    Drain { ms: u32 },
+    /// Stop now.
+    Stop,
+}
+
+/// Which sessions are asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub server: Option<u16>,
+    /// A phase's name.
+    pub state: Option<String>,
+    pub id: Option<u128>,
+    /// From this slot on.
+    pub from: u32,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A shard's answer to a question of the outside.
+#[derive(Debug)]
+pub enum Answer {
+    /// Whether there was such a session.
+    Done(bool),
+    Snapshot(Box<Snapshot>),
+    /// A page, and the slot to go on from if there may be more.
+    Sessions { rows: Vec<SessionRow>, next: Option<u32> },
+}

@@ -1,0 +1,107 @@
+//! Reads `/metrics` and checks the laws that hold at every scrape.
+
+use std::collections::BTreeMap;
+
+pub struct Metrics {
+    samples: Vec<Sample>,
+}
+
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+impl Metrics {
+    /// Takes Prometheus' text format; panics where a line is none, so that each scrape checks it.
+    pub fn parse(text: &str) -> Metrics {
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Metrics { samples: lines.map(sample).collect() }
+    }
+
+    /// The sum over all samples of that name whose labels contain `labels`.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.find(name, labels).map(|sample| sample.value).sum::<f64>() as u64
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.samples.iter().any(|sample| sample.name == name)
+    }
+
+    fn find<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&str, &str)],
+    ) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |sample| {
+            let held = |(key, value): &(&str, &str)| {
+                sample.labels.get(*key).is_some_and(|found| found == value)
+            };
+            sample.name == name && labels.iter().all(held)
+        })
+    }
+
+    /// The laws of the contract: opened - closed = active; per pool, messages up = confirmed +
+    /// unconfirmed + journaled.
+    pub fn check_laws(&self) -> Result<(), String> {
+        let count = |name: &str| self.sum(name, &[]);
+        let opened = count("wsteady_connections_opened_total");
+        let closed = count("wsteady_connections_closed_total");
+        let active = count("wsteady_connections_active");
+        if opened != closed + active {
+            return Err(format!("opened {opened} - closed {closed} is not active {active}"));
+        }
+        for pool in self.pools() {
+            let of = |name: &str| self.sum(name, &[("pool", &pool)]);
+            let up = self.sum("wsteady_messages_total", &[("pool", &pool), ("direction", "up")]);
+            let confirmed = of("wsteady_messages_confirmed_total");
+            let unconfirmed = of("wsteady_messages_unconfirmed_total");
+            let journaled = of("wsteady_messages_journaled");
+            if up != confirmed + unconfirmed + journaled {
+                return Err(format!(
+                    "pool {pool}: up {up} is not confirmed {confirmed} + unconfirmed {unconfirmed} \
+                     + journaled {journaled}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn pools(&self) -> Vec<String> {
+        let mut pools: Vec<_> =
+            self.find("wsteady_messages_total", &[]).map(|one| one.labels["pool"].clone()).collect();
+        pools.dedup();
+        pools
+    }
+}
+
+fn sample(line: &str) -> Sample {
+    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no metric: {line:?}"));
+    let value = value.parse().unwrap_or_else(|_| panic!("no number: {line:?}"));
+    let (name, labels) = match series.split_once('{') {
+        None => (series, ""),
+        Some((name, rest)) => (name, rest.strip_suffix('}').expect("labels end")),
+    };
+    let labels = labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once("=\"").unwrap_or_else(|| panic!("no label: {line:?}"));
+        (key.to_owned(), value.trim_end_matches('"').to_owned())
+    });
+    Sample { name: name.to_owned(), labels: labels.collect(), value }
+}
+
+#[test]
+fn a_broken_law_is_found() {
+    let text = "# HELP x y\n\
+        wsteady_connections_opened_total 5\nwsteady_connections_closed_total 3\n\
+        wsteady_connections_active 2\n\
+        wsteady_messages_total{pool=\"a\",direction=\"up\"} 10\n\
+        wsteady_messages_total{pool=\"a\",direction=\"down\"} 99\n\
+        wsteady_messages_confirmed_total{pool=\"a\"} 7\n\
+        wsteady_messages_unconfirmed_total{pool=\"a\",reason=\"poison\"} 1\n\
+        wsteady_messages_journaled{pool=\"a\"} 2\n";
+    Metrics::parse(text).check_laws().unwrap();
+    let lost = text.replace("journaled{pool=\"a\"} 2", "journaled{pool=\"a\"} 1");
+    assert!(Metrics::parse(&lost).check_laws().unwrap_err().contains("pool a"));
+    let leaked = text.replace("active 2", "active 3");
+    assert!(Metrics::parse(&leaked).check_laws().unwrap_err().contains("active 3"));
+}

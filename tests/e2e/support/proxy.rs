@@ -1,0 +1,231 @@
+//! One wsteady process under test.
+
+use super::metrics::Metrics;
+use super::{Scratch, free_port, http, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+pub struct Proxy {
+    child: Child,
+    dir: Scratch,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    descriptors_at_start: u64,
+}
+
+/// How long the proxy may take to forget sessions that are over (THREATS: "within 5 s").
+const SETTLE: Duration = Duration::from_secs(5);
+
+impl Proxy {
+    /// One pool `main` over `servers` (URLs), times short enough for tests, and `changes` merged
+    /// over that, object by object. Gives it when it is ready.
+    pub fn start(servers: &[String], changes: Value) -> Proxy {
+        let servers: Vec<Value> = servers
+            .iter()
+            .zip(["b1", "b2", "b3", "b4", "b5", "b6"])
+            .map(|(url, id)| json!({ "url": url, "id": id }))
+            .collect();
+        let mut config = defaults(servers);
+        merge(&mut config, changes);
+        // Another process can take a port between the look and the bind: then exit code 1.
+        for _ in 0..3 {
+            if let Some(proxy) = Proxy::attempt(&config) {
+                return proxy;
+            }
+        }
+        panic!("wsteady did not start");
+    }
+
+    fn attempt(config: &Value) -> Option<Proxy> {
+        let (listen, admin) = (free_port(), free_port());
+        let mut config = config.clone();
+        config["listen"] = json!([{ "address": format!("127.0.0.1:{listen}") }]);
+        config["admin"] = json!({ "address": format!("127.0.0.1:{admin}") });
+        let dir = Scratch::new("proxy");
+        // JSON is YAML, too.
+        std::fs::write(dir.file("wsteady.yaml"), config.to_string()).unwrap();
+        let log = File::create(dir.file("log")).unwrap();
+        let child = binary()
+            .args(["run", "--config"])
+            .arg(dir.file("wsteady.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], listen));
+        let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+        let mut proxy = Proxy { child, dir, address, admin, descriptors_at_start: 0 };
+        let ready = until(Duration::from_secs(20), "wsteady to be ready or gone", || {
+            if proxy.child.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            let answer = http::get(admin, "/readyz").ok()?;
+            (answer.status == 200).then_some(true)
+        });
+        if !ready {
+            eprintln!("wsteady ended at once:\n{}", proxy.log());
+            return None;
+        }
+        proxy.descriptors_at_start = proxy.metrics().sum("process_open_fds", &[]);
+        Some(proxy)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.address)
+    }
+
+    /// A scrape; its laws are checked each time.
+    pub fn metrics(&self) -> Metrics {
+        let answer = self.admin("GET", "/metrics", None);
+        assert_eq!(answer.status, 200);
+        let metrics = Metrics::parse(&answer.body);
+        metrics.check_laws().unwrap();
+        metrics
+    }
+
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.metrics().sum(name, labels)
+    }
+
+    pub fn admin(&self, method: &str, path: &str, json: Option<&str>) -> http::Answer {
+        http::request(self.admin, method, path, json).expect("the admin address answers")
+    }
+
+    /// All sessions that `/v1/sessions` lists.
+    pub fn sessions(&self) -> Vec<Value> {
+        let answer = self.admin("GET", "/v1/sessions?limit=1000", None);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json()["sessions"].as_array().expect("a list").clone()
+    }
+
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.dir.file("log")).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Resident memory, KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
+        until(limit, "wsteady to end", || self.child.try_wait().unwrap())
+    }
+
+    /// The end of each test: every session is forgotten and nothing leaked, nothing panicked, the
+    /// laws hold, and TERM ends an idle proxy with code 0.
+    pub fn finish(self) {
+        self.finish_within(SETTLE);
+    }
+
+    /// [`Proxy::finish`] where sessions may be held that long after their clients left.
+    pub fn finish_within(mut self, settle: Duration) {
+        let mut left = String::new();
+        until(settle + SETTLE, "all to be forgotten", || {
+            let metrics = self.metrics();
+            let counts = [
+                ("connections", metrics.sum("wsteady_connections_active", &[])),
+                ("sessions", metrics.sum("wsteady_sessions_active", &[])),
+                ("journaled", metrics.sum("wsteady_messages_journaled", &[])),
+                ("buffer bytes", metrics.sum("wsteady_buffer_bytes", &[])),
+                ("descriptors", self.descriptors_more(&metrics)),
+            ];
+            let now: Vec<_> = counts.iter().filter(|(_, count)| *count != 0).collect();
+            let now = format!("{now:?}");
+            if now != left {
+                // The last such line is the one that explains a failure.
+                eprintln!("settling: {now}");
+                left = now;
+            }
+            counts.iter().all(|(_, count)| *count == 0).then_some(())
+        });
+        self.must_be_sane();
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait_exit(Duration::from_secs(10)).code(), Some(0), "{}", self.log());
+    }
+
+    /// Descriptors above those at the start. The scrape's own connection and one that is just
+    /// being closed are not a leak.
+    fn descriptors_more(&self, metrics: &Metrics) -> u64 {
+        metrics.sum("process_open_fds", &[]).saturating_sub(self.descriptors_at_start + 1)
+    }
+
+    pub fn must_be_sane(&mut self) {
+        let log = self.log();
+        assert!(self.child.try_wait().unwrap().is_none(), "wsteady died:\n{log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.len().saturating_sub(4000);
+            let tail = log.char_indices().map(|(at, _)| at).find(|at| *at >= tail).unwrap_or(0);
+            eprintln!("wsteady's log ends:\n{}", &log[tail..]);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The program under test; `WSTEADY_BIN` names another build of it.
+pub fn binary() -> Command {
+    let built = env!("CARGO_BIN_EXE_wsteady");
+    let mut command = Command::new(std::env::var_os("WSTEADY_BIN").unwrap_or(built.into()));
+    // What the caller has set for his own proxy must not reach this one.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WSTEADY_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn defaults(servers: Vec<Value>) -> Value {
+    json!({
+        "loops": 2,
+        "pools": { "main": {
+            "kind": "websocket",
+            "servers": servers,
+            "timeouts": {
+                "connect": "1s", "handshake": "2s", "ping": "1s", "pong": "1s", "close": "1s",
+            },
+        } },
+        "session": { "hold": "30s", "admit": "2s" },
+        "limits": { "memory": "64MiB", "message": "1MiB", "handshake": "2s" },
+        "drain": "2s",
+    })
+}
+
+/// Objects are merged, all else is replaced; null takes a key away.
+fn merge(base: &mut Value, changes: Value) {
+    match (base, changes) {
+        (Value::Object(base), Value::Object(changes)) => {
+            for (key, change) in changes {
+                if change.is_null() {
+                    base.remove(&key);
+                } else {
+                    merge(base.entry(key).or_insert(json!({})), change);
+                }
+            }
+        }
+        (base, changes) => *base = changes,
+    }
+}
