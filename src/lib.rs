@@ -1,7 +1,40 @@
 //! A proxy whose WebSocket sessions outlive their connections.
+//!
+//! ```no_run
+//! use wsteady::{Proxy, control::config::Config};
+//!
+//! let servers = ["ws://10.0.0.1:9000".to_string(), "ws://10.0.0.2:9000".to_string()];
+//! let config = Config::default().with_backends(&servers).expect("two good URLs");
+//! let proxy = Proxy::start(config).expect("free addresses");
+//! proxy.wait();
+//! ```
+//!
+//! One sentence to remember: wire knows bytes, session knows one conversation, fleet knows the
+//! servers, shard knows one core's share, net knows Linux, control knows the operator, sim knows how
+//! to lie, kit knows nothing but space and time.
+
+#![deny(unsafe_code)]
+
+/// Whether a bug is planted (see `planted`); never, and for free, in a build without the feature.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(feature = "planted")]
+        let planted = crate::planted::on(crate::planted::Bug::$bug);
+        #[cfg(not(feature = "planted"))]
+        let planted = false;
+        planted
+    }};
+}
+
+pub mod control;
 pub mod fleet;
 pub mod kit;
+pub mod net;
 #[cfg(feature = "planted")]
 pub mod planted;
+// mod proxy;
 pub mod session;
+pub mod shard;
 pub mod wire;
+
+// pub use proxy::{Proxy, StartError};

@@ -6,6 +6,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 
 /// Pins the calling thread, and what it starts from now on, to one core.
 ///
@@ -64,6 +65,33 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
+/// Lets the kernel choose the port only at `connect`, when it knows the target. A plain `bind`
+/// must find one that is free towards every target, and takes milliseconds once many are used.
+///
+/// # Errors
+/// A kernel before Linux 4.2.
+#[allow(unsafe_code)]
+pub fn bind_address_only(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads `length`
+    // bytes from `on`, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
@@ -73,7 +101,6 @@ mod tests {
 
     #[test]
     fn a_thread_with_its_own_table_hides_its_descriptors() {
-        use std::os::fd::AsRawFd;
         let number = std::thread::spawn(|| {
             assert!(
                 own_descriptor_table(),

@@ -4,6 +4,10 @@
 //!
 //! **Invariant:** nothing here stands in the way of a message: a loop never waits for this room.
 
+// pub mod admin;
+pub mod assemble;
 pub mod cli;
 pub mod config;
 pub mod log;
+// pub mod report;
+// pub mod switchboard;

@@ -37,7 +37,7 @@ pub struct Wish<'a> {
     pub desperate: bool,
 }
 
-/// Chooses among the servers of one pool and takes its turn.
+/// Chooses among the servers of one pool and takes its turn. Who dials takes the trial, too.
 pub fn choose(
     balance: Balance,
     members: &[u16],
@@ -77,7 +77,6 @@ pub fn choose(
         Balance::Random => by_chance(&fresh, servers, rng),
         Balance::LeastConnections => least_loaded(&fresh, servers),
     };
-    servers[chosen as usize].take_trial(now);
     Ok(chosen)
 }
 
@@ -188,7 +187,9 @@ mod tests {
         servers[0].tripped = Some(Tick(1_000));
         servers[0].cooldown = 10_000;
         let mut pick = |servers: &mut Vec<Server>, now| {
-            choose(Balance::RoundRobin, &[0], servers, ANY, Tick(now), &mut rng)
+            let chosen = choose(Balance::RoundRobin, &[0], servers, ANY, Tick(now), &mut rng)?;
+            servers[chosen as usize].take_trial(Tick(now));
+            Ok(chosen)
         };
         assert_eq!(pick(&mut servers, 10_999), Err(NoChoice::NoneUsable));
         assert_eq!(pick(&mut servers, 11_000), Ok(0));

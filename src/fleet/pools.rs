@@ -209,7 +209,8 @@ impl Server {
         now.since(since) >= self.cooldown && free
     }
 
-    pub(super) fn take_trial(&self, now: Tick) {
+    /// A tripped server is dialled: nobody else may, until that has shown something.
+    pub fn take_trial(&self, now: Tick) {
         if self.tripped.is_some() {
             self.shared.trial.store(now.0.wrapping_add(1).max(1), Relaxed);
         }

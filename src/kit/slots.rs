@@ -36,15 +36,20 @@ impl<T> Slots<T> {
         Slots { slab: Slab::with_capacity(capacity), generation: 0 }
     }
 
+    /// The key that the next insertion will have: a socket is watched under it before it has a slot.
+    pub fn next_key(&self) -> Key {
+        // Generation 0 is kept for `Key::NONE`.
+        let generation = ((self.generation + 1) & Self::GENERATION_MASK).max(1);
+        Key { index: self.slab.vacant_key() as u32, generation }
+    }
+
     /// Takes a slot for `value`.
     pub fn insert(&mut self, value: T) -> Key {
-        // Generation 0 is kept for `Key::NONE`.
-        self.generation = (self.generation + 1) & Self::GENERATION_MASK;
-        if self.generation == 0 {
-            self.generation = 1;
-        }
-        let index = self.slab.insert((self.generation, value));
-        Key { index: index as u32, generation: self.generation }
+        let key = self.next_key();
+        self.generation = key.generation;
+        let index = self.slab.insert((key.generation, value));
+        debug_assert_eq!(index, key.index as usize);
+        key
     }
 
     /// Frees the slot and returns what was in it; `None` for a stale key.
@@ -67,10 +72,7 @@ impl<T> Slots<T> {
     /// What the key names, if it is still there.
     #[inline]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        #[cfg(feature = "planted")]
-        let lax = crate::planted::on(crate::planted::Bug::StaleKeyHits);
-        #[cfg(not(feature = "planted"))]
-        let lax = false;
+        let lax = planted!(StaleKeyHits);
         match self.slab.get_mut(key.index as usize) {
             Some((generation, value)) if *generation == key.generation || lax => Some(value),
             _ => None,

@@ -26,6 +26,19 @@ impl Session {
         !self.out.is_empty()
     }
 
+    /// Bytes of it.
+    pub fn held_output(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether it matters that all was written.
+    pub fn awaits_drain(&self) -> bool {
+        matches!(self.leg, Leg::Closed | Leg::Deaf)
+            || self.flags.paused
+            || self.client_pulse.owes()
+            || self.rare.as_ref().is_some_and(|rare| rare.client_pong.is_some())
+    }
+
     /// What waits to be written to the client.
     pub fn output<'a>(&self, chunks: &'a Chunks) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         chunks.slices(&self.out, crate::kit::Spot::FRONT)
@@ -99,8 +112,9 @@ impl Session {
                 if let Some(pong) = pong {
                     self.queue_control(&pong, ctx);
                 }
-                // What the slow client held up goes on.
-                ctx.actions.push(Action::ReadUpstream);
+                if self.client_pulse.owes() {
+                    self.ping_client(ctx);
+                }
                 self.resume_client(ctx);
             }
             Leg::Gone => {}
@@ -491,7 +505,7 @@ impl Session {
     }
 
     /// The client has said its last. The server gets the rest of the journal, then this Close.
-    fn take_leave_as(&mut self, end: End, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
+    pub(super) fn take_leave_as(&mut self, end: End, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
         if self.farewell().is_some() {
             return;
         }

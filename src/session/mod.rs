@@ -110,6 +110,8 @@ struct Flags {
     cut: bool,
     /// The operator's `failover`: a second of patience, not `timeouts.close`.
     hasty: bool,
+    /// The client got its 101.
+    opened: bool,
     /// `Ended` was told.
     ended: bool,
 }
@@ -218,7 +220,7 @@ impl Session {
             Event::UpstreamLost(loss) => self.on_upstream_lost(loss, ctx),
             Event::Due => self.on_due(ctx),
             Event::Move(mover) => self.on_move(mover, ctx),
-            Event::Stop(end) => self.end(end, ctx),
+            Event::Stop(end) => self.on_stop(end, ctx),
         }
     }
 
@@ -267,6 +269,11 @@ impl Session {
         self.messages_down
     }
 
+    /// Messages confirmed; also the number of the first one that the next server will get.
+    pub fn confirmed(&self) -> u64 {
+        self.journal.confirmed()
+    }
+
     /// Bytes that wait to be confirmed.
     pub fn journal_bytes(&self) -> usize {
         self.journal.len()
@@ -300,9 +307,9 @@ impl Session {
         self.attempt.as_deref()
     }
 
-    /// Whether the session has ever been joined to a server.
-    pub fn had_server(&self) -> bool {
-        !matches!(self.phase, Phase::Greeting | Phase::Admitting) && self.pool.is_some()
+    /// Whether its client ever got its 101.
+    pub fn was_opened(&self) -> bool {
+        self.flags.opened
     }
 
     /// Whether a client is still connected.
@@ -356,10 +363,17 @@ impl Session {
         if matches!(self.phase, Phase::Parting | Phase::Over) {
             return;
         }
+        let whole_frame = self.journal.sent_at_frame();
         self.tell_end(end, ctx);
         let unanswered = matches!(self.phase, Phase::Greeting | Phase::Admitting);
         if !matches!(self.phase, Phase::Greeting) {
-            ctx.actions.push(Action::HangUpUpstream { say: Some(1001) });
+            let code = match (end, close) {
+                (End::ServerClosed, Some((code, _))) => code,
+                (End::ServerClosed, None) => 1000,
+                _ => 1001,
+            };
+            let say = whole_frame.then_some(code);
+            ctx.actions.push(Action::HangUpUpstream { say });
         }
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
@@ -369,6 +383,21 @@ impl Session {
             Leg::Closing | Leg::Closed | Leg::Deaf => {}
             Leg::Gone => self.bury(ctx),
         }
+    }
+
+    /// wsteady stops, or an operator ends the session: the client is closed; the server gets the rest
+    /// of the journal first, as if the client had left. The second time there is no more patience.
+    fn on_stop(&mut self, end: End, ctx: &mut Ctx<'_>) {
+        let graceful = matches!(end, End::Shutdown | End::Aborted)
+            && self.leg == Leg::Talking
+            && matches!(self.phase, Phase::Open | Phase::Moving | Phase::Held);
+        if !graceful {
+            return self.end(end, ctx);
+        }
+        let (code, reason) = end.close();
+        ctx.chunks.clear(&mut self.draft);
+        self.close_client(end, Some((code, reason)), ctx);
+        self.take_leave_as(end, code, reason, ctx);
     }
 
     /// Counts what was never confirmed and says so, once.
@@ -407,7 +436,6 @@ impl Session {
         }
         let unconfirmed = self.journal.clear(ctx.chunks);
         debug_assert_eq!(unconfirmed, 0, "buried with messages that nobody counted");
-        self.kept = None;
         self.become_(Phase::Over);
         ctx.actions.push(Action::Bury);
     }

@@ -54,14 +54,20 @@ impl Session {
         match (self.phase, nobody) {
             (Phase::Admitting, Nobody::Empty) => self.deny(503, "no server in this pool", ctx),
             // Somebody is there, but nobody serves: waiting would not help this client.
-            (Phase::Admitting, Nobody::AllTried) if attempt.answered => {
+            (Phase::Admitting, Nobody::AllTried | Nobody::NoneUsable) if attempt.answered => {
                 self.deny(502, "no server answered as it should", ctx);
             }
             (Phase::Held, Nobody::AllTried) if attempt.all_refused && !attempt.tried.is_empty() => {
                 self.end(End::Refused, ctx);
             }
+            // The pause was made before this one was asked for: another round begins at once.
+            (Phase::Held, Nobody::AllTried) => {
+                attempt.next_round();
+                ctx.actions.push(Action::Dial);
+            }
             _ => {
                 attempt.next_round();
+                self.failures = self.failures.saturating_add(1);
                 self.retry_later(ctx);
             }
         }
@@ -167,6 +173,7 @@ impl Session {
         kept.key = Box::default();
         self.client_pulse.answered(ctx.now);
         self.failures = 0;
+        self.flags.opened = true;
         self.want_by(self.client_pulse.next_look(ctx.settings.ping, ctx.settings.pong), ctx);
         ctx.actions.push(Action::Tell(Life::Opened));
         ctx.actions.push(Action::FlushClient);

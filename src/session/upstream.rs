@@ -4,7 +4,7 @@ use super::dialect::{Dialect, Heard, Piece};
 use super::search::Failed;
 use super::vocab::{Action, Confirm, End, Life, Loss, Mover, Verdict};
 use super::{Ctx, Leg, Phase, Session};
-use crate::kit::{Chunks, Prng, Spot, Tick};
+use crate::kit::{Chunks, Prng, Tick};
 use crate::wire::frame::ControlPayload;
 
 /// What goes to the server with the next write, beside the journal.
@@ -343,6 +343,7 @@ impl Session {
         if loss != Loss::Moved {
             ctx.actions.push(Action::Report(Verdict::LostConnection));
         }
+        let say = say.filter(|_| self.journal.sent_at_frame());
         ctx.actions.push(Action::HangUpUpstream { say });
         ctx.actions.push(Action::Tell(Life::Lost(loss)));
         *ctx.tally.failovers.entry(loss.name()).or_default() += 1;
@@ -449,15 +450,9 @@ impl Session {
         self.lose(Loss::Moved, None, ctx);
     }
 
-    /// Whether anything that was sent is unconfirmed; with it a switch may repeat.
-    pub fn may_repeat(&self) -> bool {
-        self.journal.sent_number() > self.journal.confirmed()
-    }
-
-    /// Copies the unconfirmed bytes; for tests and the simulator's laws.
-    pub fn journal_copy(&self, chunks: &Chunks) -> Vec<u8> {
-        let _ = Spot::FRONT;
-        self.journal.sendable(false, chunks).flatten().copied().collect()
+    /// A downward message may have ended: a move looks whether it can go on.
+    pub fn nudge(&mut self, ctx: &mut Ctx<'_>) {
+        self.leave_when_clean(ctx);
     }
 }
 

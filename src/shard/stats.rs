@@ -27,6 +27,8 @@ pub struct Stats {
     /// Time not spent waiting, in µs.
     pub busy_micros: u64,
     pub turns: u64,
+    /// Heap bytes of kept request heads.
+    pub kept_bytes: u64,
     /// From read to written, in µs; one entry per turn that relayed, weighted with its messages.
     pub relay: Histogram<u64>,
     /// How long sessions were without a server, in ms; one per failover.
@@ -93,6 +95,7 @@ impl Stats {
             accepts_failed: 0,
             busy_micros: 0,
             turns: 0,
+            kept_bytes: 0,
             relay: histogram(60_000_000),
             hold: histogram(3_600_000),
         }

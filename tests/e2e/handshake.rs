@@ -30,7 +30,10 @@ fn upgrade_and(more: &str) -> Vec<u8> {
 /// What must be refused before any server hears of it: name, bytes, the statuses that will do.
 fn refused() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
     let version = |value: &str| {
-        upgrade_with("Sec-WebSocket-Version", &format!("Sec-WebSocket-Version: {value}"))
+        upgrade_with(
+            "Sec-WebSocket-Version",
+            &format!("Sec-WebSocket-Version: {value}"),
+        )
     };
     let host = |line: &str| upgrade_with("Host", line);
     let hidden = "GET /internal HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -43,30 +46,60 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
             [version("777"), hidden.into()].concat(),
             &[426],
         ),
-        ("K03 no version", upgrade_with("Sec-WebSocket-Version", ""), &[400]),
+        (
+            "K03 no version",
+            upgrade_with("Sec-WebSocket-Version", ""),
+            &[400],
+        ),
         ("K03 version 13, 8", version("13, 8"), &[400]),
-        ("K03 version twice", upgrade_and("Sec-WebSocket-Version: 13\r\n"), &[400]),
-        ("K03 two versions", upgrade_and("Sec-WebSocket-Version: 8\r\n"), &[400]),
+        (
+            "K03 version twice",
+            upgrade_and("Sec-WebSocket-Version: 13\r\n"),
+            &[400],
+        ),
+        (
+            "K03 two versions",
+            upgrade_and("Sec-WebSocket-Version: 8\r\n"),
+            &[400],
+        ),
         ("no key", upgrade_with("Sec-WebSocket-Key", ""), &[400]),
-        ("key twice", upgrade_and(&format!("Sec-WebSocket-Key: {KEY}\r\n")), &[400]),
+        (
+            "key twice",
+            upgrade_and(&format!("Sec-WebSocket-Key: {KEY}\r\n")),
+            &[400],
+        ),
         (
             "key of 15 bytes",
-            upgrade_with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"),
+            upgrade_with(
+                "Sec-WebSocket-Key",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j",
+            ),
             &[400],
         ),
         (
             "key that is no base64",
-            upgrade_with("Sec-WebSocket-Key", "Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!=="),
+            upgrade_with(
+                "Sec-WebSocket-Key",
+                "Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!==",
+            ),
             &[400],
         ),
         (
             "V3 upgrade with a body",
-            [upgrade_and(&format!("Content-Length: {}\r\n", hidden.len())), hidden.into()].concat(),
+            [
+                upgrade_and(&format!("Content-Length: {}\r\n", hidden.len())),
+                hidden.into(),
+            ]
+            .concat(),
             &[400],
         ),
         (
             "V3 upgrade with a chunked body",
-            [upgrade_and("Transfer-Encoding: chunked\r\n"), b"0\r\n\r\n".to_vec()].concat(),
+            [
+                upgrade_and("Transfer-Encoding: chunked\r\n"),
+                b"0\r\n\r\n".to_vec(),
+            ]
+            .concat(),
             &[400],
         ),
         (
@@ -77,14 +110,25 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         (
             "V4 upgrade to h2c",
             [
-                upgrade_with("Upgrade", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__"),
+                upgrade_with(
+                    "Upgrade",
+                    "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+                ),
                 hidden.into(),
             ]
             .concat(),
             &[400, 404, 426],
         ),
-        ("V4 upgrade to foo", upgrade_with("Upgrade", "Upgrade: foo"), &[400, 404, 426]),
-        ("V4 CONNECT", request(&["CONNECT x:80 HTTP/1.1", "Host: x:80"]), &[405]),
+        (
+            "V4 upgrade to foo",
+            upgrade_with("Upgrade", "Upgrade: foo"),
+            &[400, 404, 426],
+        ),
+        (
+            "V4 CONNECT",
+            request(&["CONNECT x:80 HTTP/1.1", "Host: x:80"]),
+            &[405],
+        ),
         (
             "V5 draft 75: no key, no version",
             request(&[
@@ -96,9 +140,17 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
             ]),
             &[400, 426],
         ),
-        ("HTTP/1.0", upgrade_with("GET", "GET / HTTP/1.0"), &[400, 404, 426, 505]),
+        (
+            "HTTP/1.0",
+            upgrade_with("GET", "GET / HTTP/1.0"),
+            &[400, 404, 426, 505],
+        ),
         ("V22 two Hosts", upgrade_and("Host: other.test\r\n"), &[400]),
-        ("V22 two equal Hosts", upgrade_and("Host: proxy.test\r\n"), &[400]),
+        (
+            "V22 two equal Hosts",
+            upgrade_and("Host: proxy.test\r\n"),
+            &[400],
+        ),
         (
             "V22 absolute target of another host",
             upgrade_with("GET", "GET http://evil.test/ HTTP/1.1"),
@@ -110,21 +162,57 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("V22 Host with a space", host("Host: a b"), &[400]),
         ("V22 no Host", host(""), &[400]),
         ("V11 empty field name", upgrade_and(": x\r\n"), &[400]),
-        ("V11 space before the colon", upgrade_and("X-A : a\r\n"), &[400]),
-        ("V11 NUL in a field name", upgrade_and("X\0Y: 1\r\n"), &[400]),
-        ("V11 bare CR in a value", upgrade_and("X-A: a\rb\r\n"), &[400]),
-        ("V11 line without a colon", upgrade_and("nonsense\r\n"), &[400]),
+        (
+            "V11 space before the colon",
+            upgrade_and("X-A : a\r\n"),
+            &[400],
+        ),
+        (
+            "V11 NUL in a field name",
+            upgrade_and("X\0Y: 1\r\n"),
+            &[400],
+        ),
+        (
+            "V11 bare CR in a value",
+            upgrade_and("X-A: a\rb\r\n"),
+            &[400],
+        ),
+        (
+            "V11 line without a colon",
+            upgrade_and("nonsense\r\n"),
+            &[400],
+        ),
         ("V11 folded line", upgrade_and("X-A: a\r\n b\r\n"), &[400]),
         (
             "V11 space before the first field",
             upgrade_with("Host", " X-A: a\r\nHost: proxy.test"),
             &[400],
         ),
-        ("V12 bare LF", handshake("/", "").replace("\r\n", "\n").into_bytes(), &[400]),
-        ("V18 fragment in the target", upgrade_with("GET", "GET /c1#x HTTP/1.1"), &[400]),
-        ("V19 raw CR in the target", upgrade_with("GET", "GET /a\rb HTTP/1.1"), &[400]),
-        ("V25 a field of 20 KiB", upgrade_and(&format!("X-A: {}\r\n", "a".repeat(20_000))), &[431]),
-        ("V25 2,000 fields", upgrade_and(&"X-A: a\r\n".repeat(2_000)), &[431]),
+        (
+            "V12 bare LF",
+            handshake("/", "").replace("\r\n", "\n").into_bytes(),
+            &[400],
+        ),
+        (
+            "V18 fragment in the target",
+            upgrade_with("GET", "GET /c1#x HTTP/1.1"),
+            &[400],
+        ),
+        (
+            "V19 raw CR in the target",
+            upgrade_with("GET", "GET /a\rb HTTP/1.1"),
+            &[400],
+        ),
+        (
+            "V25 a field of 20 KiB",
+            upgrade_and(&format!("X-A: {}\r\n", "a".repeat(20_000))),
+            &[431],
+        ),
+        (
+            "V25 2,000 fields",
+            upgrade_and(&"X-A: a\r\n".repeat(2_000)),
+            &[431],
+        ),
     ]
 }
 
@@ -135,14 +223,19 @@ fn bad_upgrades_are_refused_before_any_server_hears_of_them() {
     for (name, bytes, statuses) in refused() {
         let mut client = Raw::connect(proxy.address);
         client.send(&bytes);
-        let head = client.try_head(WAIT).unwrap_or_else(|| panic!("{name}: no answer"));
+        let head = client
+            .try_head(WAIT)
+            .unwrap_or_else(|| panic!("{name}: no answer"));
         assert!(statuses.contains(&head.status()), "{name}: {}", head.first);
         if head.status() == 426 && statuses == [426] {
             assert_eq!(head.header("sec-websocket-version"), Some("13"), "{name}");
         }
         client.end(WAIT);
         let rest = String::from_utf8_lossy(&client.pending).into_owned();
-        assert!(!rest.contains("HTTP/1.1"), "{name}: a second answer: {rest}");
+        assert!(
+            !rest.contains("HTTP/1.1"),
+            "{name}: a second answer: {rest}"
+        );
         assert_eq!(origin.connections(), 0, "{name}: a server heard of it");
     }
     proxy.finish();
@@ -152,23 +245,41 @@ fn bad_upgrades_are_refused_before_any_server_hears_of_them() {
 fn good_upgrades_in_all_their_spellings_are_taken() {
     // W-D2, R-D10: what Firefox sends was refused.
     let rows = [
-        ("K05 Firefox", upgrade_with("Connection", "Connection: keep-alive, Upgrade")),
-        ("K05 UPGRADE", upgrade_with("Connection", "Connection: UPGRADE")),
-        ("K05 WebSocket", upgrade_with("Upgrade", "Upgrade: WebSocket")),
+        (
+            "K05 Firefox",
+            upgrade_with("Connection", "Connection: keep-alive, Upgrade"),
+        ),
+        (
+            "K05 UPGRADE",
+            upgrade_with("Connection", "Connection: UPGRADE"),
+        ),
+        (
+            "K05 WebSocket",
+            upgrade_with("Upgrade", "Upgrade: WebSocket"),
+        ),
         ("K05 two lines", upgrade_and("Connection: keep-alive\r\n")),
-        ("K14 Content-Length: 0", upgrade_and("Content-Length: 0\r\n")),
+        (
+            "K14 Content-Length: 0",
+            upgrade_and("Content-Length: 0\r\n"),
+        ),
         ("names in small letters", {
             let good = handshake("/", "");
-            good.replace("Sec-WebSocket-", "sec-websocket-").into_bytes()
+            good.replace("Sec-WebSocket-", "sec-websocket-")
+                .into_bytes()
         }),
-        ("an absolute target", upgrade_with("GET", "GET http://proxy.test/ HTTP/1.1")),
+        (
+            "an absolute target",
+            upgrade_with("GET", "GET http://proxy.test/ HTTP/1.1"),
+        ),
     ];
     let origin = echo_origin();
     let proxy = Proxy::start(&[origin.url()], json!({}));
     for (name, bytes) in rows {
         let mut client = Raw::connect(proxy.address);
         client.send(&bytes);
-        let head = client.try_head(WAIT).unwrap_or_else(|| panic!("{name}: no answer"));
+        let head = client
+            .try_head(WAIT)
+            .unwrap_or_else(|| panic!("{name}: no answer"));
         assert_eq!(head.status(), 101, "{name}");
         assert_eq!(head.header("sec-websocket-accept"), Some(ACCEPT), "{name}");
         client.send_frame(&Frame::masked(TEXT, b"there"));
@@ -186,7 +297,10 @@ fn k01_the_server_sees_the_clients_request_under_a_key_of_our_own() {
                 X-Mine: 1\r\nX-Mine: 2\r\n";
     client.send(handshake("/room/7?x=1&y=%2f", more).as_bytes());
     let (mut server, head) = origin.adopt("");
-    assert_eq!(client.head(WAIT).header("sec-websocket-accept"), Some(ACCEPT));
+    assert_eq!(
+        client.head(WAIT).header("sec-websocket-accept"),
+        Some(ACCEPT)
+    );
     assert_eq!(head.first, "GET /base/room/7?x=1&y=%2f HTTP/1.1");
     assert_ne!(head.header("sec-websocket-key"), Some(KEY));
     assert_eq!(head.header("sec-websocket-version"), Some("13"));
@@ -201,7 +315,10 @@ fn k01_the_server_sees_the_clients_request_under_a_key_of_our_own() {
     assert_eq!(head.header("x-wsteady-next"), Some("0"));
     assert_eq!(head.header("x-balancer-reconnect"), None);
     assert_eq!(head.header("sec-websocket-extensions"), None);
-    let id = head.header("x-wsteady-session").expect("a session id").to_owned();
+    let id = head
+        .header("x-wsteady-session")
+        .expect("a session id")
+        .to_owned();
     assert!(id.len() >= 22, "128 random bits in {id}");
     assert_eq!(proxy.sessions()[0]["id"], id);
     server.send_frame(&Frame::new(TEXT, b"hello"));
@@ -214,7 +331,10 @@ fn k01_the_server_sees_the_clients_request_under_a_key_of_our_own() {
 fn a_fixed_target_is_the_servers_url_as_it_is() {
     let origin = Origin::bind();
     let url = format!("{}/fixed?a=b", origin.url());
-    let proxy = Proxy::start(&[url], json!({ "pools": { "main": { "target": "fixed" } } }));
+    let proxy = Proxy::start(
+        &[url],
+        json!({ "pools": { "main": { "target": "fixed" } } }),
+    );
     let mut client = Raw::connect(proxy.address);
     client.send(handshake("/else?c=d", "").as_bytes());
     let (server, head) = origin.adopt("");
@@ -234,7 +354,11 @@ const FORGED: &str = "X-Forwarded-For: 10.1.1.1\r\nX-Forwarded-For: 10.1.1.2\r\n
 fn v21_forwarding_headers_are_ours_unless_the_peer_is_trusted() {
     for trusted in [false, true] {
         let origin = Origin::bind();
-        let peers = if trusted { json!(["127.0.0.0/8"]) } else { json!([]) };
+        let peers = if trusted {
+            json!(["127.0.0.0/8"])
+        } else {
+            json!([])
+        };
         let proxy = Proxy::start(&[origin.url()], json!({ "trusted_proxies": peers }));
         let mut client = Raw::connect(proxy.address);
         client.send(handshake("/", FORGED).as_bytes());
@@ -281,8 +405,15 @@ fn v20_what_connection_names_is_removed_and_then_ours_is_added() {
     let (server, head) = origin.adopt("");
     assert_eq!(client.head(WAIT).status(), 101);
     assert_eq!(head.all("x-forwarded-for"), ["127.0.0.1"]);
-    let gone =
-        ["x-real-ip", "cookie", "x-hop", "keep-alive", "te", "proxy-connection", "x-secret"];
+    let gone = [
+        "x-real-ip",
+        "cookie",
+        "x-hop",
+        "keep-alive",
+        "te",
+        "proxy-connection",
+        "x-secret",
+    ];
     for name in gone {
         assert_eq!(head.header(name), None, "{name}");
     }
@@ -331,14 +462,29 @@ fn answering(answer: &'static str) -> Served {
 fn k07_refusals_are_relayed_and_failures_become_502() {
     // W-D3: 2xx crashed the older proxy.
     let rows: [(&'static str, u16); 8] = [
-        ("HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 4\r\n\r\nmove", 302),
-        ("HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nno", 401),
-        ("HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 404),
-        ("HTTP/1.1 426 Old\r\nSec-WebSocket-Version: 8\r\nContent-Length: 0\r\n\r\n", 426),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 4\r\n\r\nmove",
+            302,
+        ),
+        (
+            "HTTP/1.1 401 No\r\nWWW-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nno",
+            401,
+        ),
+        (
+            "HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+            404,
+        ),
+        (
+            "HTTP/1.1 426 Old\r\nSec-WebSocket-Version: 8\r\nContent-Length: 0\r\n\r\n",
+            426,
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 502),
         ("HTTP/1.1 204 Empty\r\n\r\n", 502),
         ("HTTP/1.1 500 Bad\r\nContent-Length: 3\r\n\r\nbad", 502),
-        ("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nRetry-After: 9\r\n\r\nbusy", 502),
+        (
+            "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nRetry-After: 9\r\n\r\nbusy",
+            502,
+        ),
     ];
     for (answer, expected) in rows {
         let origin = answering(answer);
@@ -350,9 +496,15 @@ fn k07_refusals_are_relayed_and_failures_become_502() {
         assert_eq!(head.status(), expected, "{answer}");
         let body = String::from_utf8(client.body(&head, WAIT)).unwrap();
         match expected {
-            302 => assert_eq!((head.header("location"), body.as_str()), (Some("/login"), "move")),
+            302 => assert_eq!(
+                (head.header("location"), body.as_str()),
+                (Some("/login"), "move")
+            ),
             401 => {
-                assert_eq!((head.header("www-authenticate"), body.as_str()), (Some("Basic"), "no"));
+                assert_eq!(
+                    (head.header("www-authenticate"), body.as_str()),
+                    (Some("Basic"), "no")
+                );
             }
             404 => assert!(body.contains("no"), "{body:?}"),
             426 => {}
@@ -372,17 +524,38 @@ fn k08_a_101_that_is_no_correct_upgrade_is_502_and_its_connection_ends() {
     let good = "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
     let rows = [
         ("no accept", format!("{good}\r\n")),
-        ("another key's accept", format!("{good}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n")),
-        ("no Upgrade", "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nACCEPT\r\n".to_owned()),
-        ("no Connection", "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nACCEPT\r\n".to_owned()),
-        ("other Upgrade", "HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nACCEPT\r\n".into()),
-        ("Transfer-Encoding", format!("{good}ACCEPTTransfer-Encoding: chunked\r\n\r\n")),
-        ("unasked subprotocol", format!("{good}ACCEPTSec-WebSocket-Protocol: chat\r\n\r\n")),
+        (
+            "another key's accept",
+            format!("{good}Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"),
+        ),
+        (
+            "no Upgrade",
+            "HTTP/1.1 101 S\r\nConnection: Upgrade\r\nACCEPT\r\n".to_owned(),
+        ),
+        (
+            "no Connection",
+            "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nACCEPT\r\n".to_owned(),
+        ),
+        (
+            "other Upgrade",
+            "HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nACCEPT\r\n".into(),
+        ),
+        (
+            "Transfer-Encoding",
+            format!("{good}ACCEPTTransfer-Encoding: chunked\r\n\r\n"),
+        ),
+        (
+            "unasked subprotocol",
+            format!("{good}ACCEPTSec-WebSocket-Protocol: chat\r\n\r\n"),
+        ),
         (
             "unasked extension",
             format!("{good}ACCEPTSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
         ),
-        ("S10 CR in a value", format!("{good}ACCEPTSet-Cookie: a\rX: b\r\n\r\n")),
+        (
+            "S10 CR in a value",
+            format!("{good}ACCEPTSet-Cookie: a\rX: b\r\n\r\n"),
+        ),
         ("no HTTP", "nonsense\r\n\r\n".to_owned()),
     ];
     for (name, answer) in rows {
@@ -406,13 +579,21 @@ fn k08_a_101_that_is_no_correct_upgrade_is_502_and_its_connection_ends() {
 fn interim_answers_are_skipped_eight_at_most() {
     for (count, expected) in [(8, 101), (9, 502)] {
         let origin = Origin::bind().serve(move |raw, head| {
-            raw.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(count).as_bytes());
+            raw.send(
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+                    .repeat(count)
+                    .as_bytes(),
+            );
             raw.accept(head, "");
         });
         let proxy = Proxy::start(&[origin.url()], json!({}));
         let mut client = Raw::connect(proxy.address);
         client.send(handshake("/", "").as_bytes());
-        assert_eq!(client.head(WAIT).status(), expected, "{count} interim answers");
+        assert_eq!(
+            client.head(WAIT).status(),
+            expected,
+            "{count} interim answers"
+        );
         drop(client);
         proxy.finish();
     }
@@ -429,8 +610,15 @@ fn a_first_connect_tries_each_server_once() {
         client.send_frame(&Frame::masked(TEXT, b"x"));
         assert_eq!(client.frame(WAIT), Frame::new(TEXT, b"x"));
     }
-    assert!(bad.connections() <= 6, "once for each client: {}", bad.connections());
-    assert!(bad.connections() >= 1, "round-robin never came to the first");
+    assert!(
+        bad.connections() <= 6,
+        "once for each client: {}",
+        bad.connections()
+    );
+    assert!(
+        bad.connections() >= 1,
+        "round-robin never came to the first"
+    );
     // Retried elsewhere, it is still a first connect.
     for head in good.heads() {
         assert_eq!(head.header("x-wsteady-next"), Some("0"));
@@ -471,13 +659,23 @@ fn a_paused_proxy_says_503_and_keeps_its_sessions() {
     let origin = echo_origin();
     let proxy = Proxy::start(&[origin.url()], json!({}));
     let mut old = Raw::open(proxy.address, "/", "");
-    assert_eq!(proxy.admin("POST", "/v1/accept", Some(r#"{"paused": true}"#)).status, 200);
+    assert_eq!(
+        proxy
+            .admin("POST", "/v1/accept", Some(r#"{"paused": true}"#))
+            .status,
+        200
+    );
     let mut client = Raw::connect(proxy.address);
     client.send(handshake("/", "").as_bytes());
     assert_eq!(client.head(WAIT).status(), 503);
     old.send_frame(&Frame::masked(TEXT, b"still here"));
     assert_eq!(old.frame(WAIT), Frame::new(TEXT, b"still here"));
-    assert_eq!(proxy.admin("POST", "/v1/accept", Some(r#"{"paused": false}"#)).status, 200);
+    assert_eq!(
+        proxy
+            .admin("POST", "/v1/accept", Some(r#"{"paused": false}"#))
+            .status,
+        200
+    );
     drop(Raw::open(proxy.address, "/", ""));
     drop((old, client));
     proxy.finish();
@@ -488,11 +686,17 @@ fn k11_frames_behind_the_request_are_delivered_once_after_the_101() {
     let origin = Origin::bind();
     let proxy = Proxy::start(&[origin.url()], json!({}));
     let mut client = Raw::connect(proxy.address);
-    let frames: Vec<u8> =
-        [b"one", b"two", b"six"].iter().flat_map(|body| Frame::masked(TEXT, *body).bytes()).collect();
+    let frames: Vec<u8> = [b"one", b"two", b"six"]
+        .iter()
+        .flat_map(|body| Frame::masked(TEXT, *body).bytes())
+        .collect();
     client.send(&[handshake("/", "").as_bytes(), &frames].concat());
     let (mut server, head) = origin.next();
-    assert!(server.silent(Duration::from_millis(300)), "data before the 101: {:?}", server.pending);
+    assert!(
+        server.silent(Duration::from_millis(300)),
+        "data before the 101: {:?}",
+        server.pending
+    );
     server.accept(&head, "");
     assert_eq!(client.head(WAIT).status(), 101);
     for body in [b"one", b"two", b"six"] {
@@ -548,7 +752,10 @@ fn v25_a_head_is_parsed_once_and_capped_and_must_come_in_time() {
     let origin = echo_origin();
     let proxy = Proxy::start(&[origin.url()], json!({}));
     // Byte by byte, and 15 KiB that a backtracking parser would chew on.
-    let hard = format!("Sec-WebSocket-Extensions: a; b=\"{}\r\n", "\\c".repeat(7_000));
+    let hard = format!(
+        "Sec-WebSocket-Extensions: a; b=\"{}\r\n",
+        "\\c".repeat(7_000)
+    );
     let mut client = Raw::connect(proxy.address);
     let started = Instant::now();
     for byte in handshake("/", &hard).as_bytes() {
@@ -579,7 +786,11 @@ fn v25_a_head_is_parsed_once_and_capped_and_must_come_in_time() {
         std::thread::sleep(Duration::from_millis(50));
         !matches!(trickle.next(Duration::from_millis(1)), Next::Silence)
     });
-    assert!(ended && started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert!(
+        ended && started.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        started.elapsed()
+    );
     drop((client, endless));
     proxy.finish();
 }
@@ -608,7 +819,11 @@ fn the_servers_choice_of_subprotocol_is_the_clients_answer() {
     // I-D10: several offers were refused, a single one was taken for the server.
     let origin = Origin::bind();
     let proxy = Proxy::start(&[origin.url()], json!({}));
-    for (offer, answer) in [("chat, v2", Some("v2")), ("chat", None), ("chat", Some("chat"))] {
+    for (offer, answer) in [
+        ("chat, v2", Some("v2")),
+        ("chat", None),
+        ("chat", Some("chat")),
+    ] {
         let mut client = Raw::connect(proxy.address);
         client.send(handshake("/", &format!("Sec-WebSocket-Protocol: {offer}\r\n")).as_bytes());
         let more = answer.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
@@ -622,7 +837,10 @@ fn the_servers_choice_of_subprotocol_is_the_clients_answer() {
 
 /// The parameters of an extension header, in any order.
 fn parameters(value: &str) -> Vec<String> {
-    let mut found: Vec<_> = value.split(';').map(|part| part.trim().to_owned()).collect();
+    let mut found: Vec<_> = value
+        .split(';')
+        .map(|part| part.trim().to_owned())
+        .collect();
     found.sort();
     found
 }
@@ -633,8 +851,7 @@ fn deflate_is_offered_without_context_and_only_if_the_client_offers_it() {
     let origin = Origin::bind();
     let proxy = Proxy::start(&[origin.url()], json!({}));
     let mut client = Raw::connect(proxy.address);
-    let offer =
-        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits; server_max_window_bits=10, x-other\r\n";
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits; server_max_window_bits=10, x-other\r\n";
     client.send(handshake("/", offer).as_bytes());
     let (server, head) = origin.adopt(
         "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
@@ -653,7 +870,11 @@ fn deflate_is_offered_without_context_and_only_if_the_client_offers_it() {
     );
     let answer = client.head(WAIT);
     assert_eq!(
-        parameters(answer.header("sec-websocket-extensions").expect("an answer")),
+        parameters(
+            answer
+                .header("sec-websocket-extensions")
+                .expect("an answer")
+        ),
         [
             "client_no_context_takeover",
             "permessage-deflate",
@@ -688,10 +909,17 @@ fn a_server_that_would_keep_its_context_is_dialled_again_without_deflate() {
         let (mut first, _) = origin.adopt(&format!("Sec-WebSocket-Extensions: {answer}\r\n"));
         let (second, head) = origin.adopt("");
         assert_eq!(head.header("sec-websocket-extensions"), None, "{answer}");
-        assert_eq!(head.header("x-balancer-reconnect"), None, "still a first connect");
+        assert_eq!(
+            head.header("x-balancer-reconnect"),
+            None,
+            "still a first connect"
+        );
         first.end(WAIT);
         let head = client.head(WAIT);
-        assert_eq!((head.status(), head.header("sec-websocket-extensions")), (101, None));
+        assert_eq!(
+            (head.status(), head.header("sec-websocket-extensions")),
+            (101, None)
+        );
         drop((client, second));
         proxy.finish();
     }

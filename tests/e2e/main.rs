@@ -3,7 +3,15 @@
 //! One module per theme; `cargo test --test e2e failover::` runs one. They are one program because
 //! they mostly wait, and so can wait together. `scripts/setup-tests` installs the peers.
 
+mod admin;
+mod chaos;
+mod cli;
 mod direct;
-mod support;
+mod failover;
 mod frames;
 mod handshake;
+mod legacy;
+mod real;
+mod replay;
+mod shutdown;
+mod support;

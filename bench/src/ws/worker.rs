@@ -407,7 +407,7 @@ fn connect(target: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream
     )?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    socket.set_reuse_address(true)?;
+    sys::bind_address_only(&socket)?;
     socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
     match socket.connect(&target.into()) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),

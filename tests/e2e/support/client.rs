@@ -60,12 +60,23 @@ impl Crowd {
         let orders = Arc::new(Orders::default());
         let clients = (0..count)
             .map(|session| {
-                let client = Client::connect(proxy, Stamp { run, session, sequence: 0 });
+                let client = Client::connect(
+                    proxy,
+                    Stamp {
+                        run,
+                        session,
+                        sequence: 0,
+                    },
+                );
                 let (orders, habit) = (Arc::clone(&orders), habit.clone());
                 std::thread::spawn(move || client.live(&habit, &orders))
             })
             .collect();
-        Crowd { run, orders, clients }
+        Crowd {
+            run,
+            orders,
+            clients,
+        }
     }
 
     pub fn sent(&self) -> u64 {
@@ -75,7 +86,9 @@ impl Crowd {
     /// Waits until all clients together have sent `count` more messages.
     pub fn send_more(&self, count: u64) {
         let goal = self.sent() + count;
-        super::until_true(Duration::from_secs(30), "clients to send", || self.sent() >= goal);
+        super::until_true(Duration::from_secs(30), "clients to send", || {
+            self.sent() >= goal
+        });
     }
 
     /// From now on the clients only listen.
@@ -86,7 +99,10 @@ impl Crowd {
     /// All clients close with 1000 and tell what they saw.
     pub fn leave(self) -> Vec<History> {
         self.orders.leave.store(true, Ordering::Relaxed);
-        self.clients.into_iter().map(|client| client.join().expect("a client")).collect()
+        self.clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .collect()
     }
 }
 
@@ -106,19 +122,28 @@ impl Client {
     fn connect(proxy: SocketAddr, stamp: Stamp) -> Client {
         let stream = TcpStream::connect_timeout(&proxy, Duration::from_secs(10)).expect("a proxy");
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let config = WebSocketConfig::default().read_buffer_size(8192).max_write_buffer_size(4 << 20);
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let config = WebSocketConfig::default()
+            .read_buffer_size(8192)
+            .max_write_buffer_size(4 << 20);
         let url = format!("ws://{proxy}/ledger/{}?run={}", stamp.session, stamp.run);
         let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config))
             .unwrap_or_else(|why| panic!("client {}: {why}", stamp.session));
         // A proxy that pauses blocks the write for that long; what is left waits in the library.
         let stream = socket.get_ref();
-        stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
         Client {
             socket,
             stamp,
             rng: Rng::new(u64::from(stamp.run) << 32 | u64::from(stamp.session)),
-            history: History { session: stamp.session, ..History::default() },
+            history: History {
+                session: stamp.session,
+                ..History::default()
+            },
             pinged: None,
             unflushed: false,
         }
@@ -140,7 +165,11 @@ impl Client {
                 ping_at = now + habit.ping;
             }
             self.flush();
-            let idle = if may { habit.every } else { Duration::from_millis(50) };
+            let idle = if may {
+                habit.every
+            } else {
+                Duration::from_millis(50)
+            };
             let next = if may { send_at } else { now + idle };
             let wait = next.saturating_duration_since(Instant::now());
             self.listen(wait.clamp(Duration::from_millis(1), Duration::from_millis(50)));
@@ -176,7 +205,11 @@ impl Client {
                 self.fault(format!("no Pong for {:?}", since.elapsed()));
                 self.pinged = None;
             }
-        } else if self.socket.write(Message::Ping(b"are you there"[..].into())).is_ok() {
+        } else if self
+            .socket
+            .write(Message::Ping(b"are you there"[..].into()))
+            .is_ok()
+        {
             self.pinged = Some(Instant::now());
             self.unflushed = true;
         }
@@ -200,7 +233,8 @@ impl Client {
                 Ok(Message::Binary(bytes)) => self.hear(&bytes, false),
                 Ok(Message::Pong(_)) => {
                     if let Some(since) = self.pinged.take() {
-                        self.history.pong_ms = self.history.pong_ms.max(since.elapsed().as_millis());
+                        self.history.pong_ms =
+                            self.history.pong_ms.max(since.elapsed().as_millis());
                     }
                 }
                 Ok(Message::Close(frame)) => {
@@ -227,7 +261,12 @@ impl Client {
         if let Err(why) = self.check(rest, text) {
             self.fault(format!("{id} {number}: {why}"));
         }
-        if self.history.received.last().is_none_or(|(last, _)| *last != id) {
+        if self
+            .history
+            .received
+            .last()
+            .is_none_or(|(last, _)| *last != id)
+        {
             if self.history.received.iter().any(|(known, _)| *known == id) {
                 self.fault(format!("{id} spoke again after another server"));
             }
@@ -243,13 +282,21 @@ impl Client {
 
     fn check(&self, rest: &[u8], text: bool) -> Result<(), String> {
         if let Some(push) = rest.strip_prefix(b"push ") {
-            return if is_push(push) { Ok(()) } else { Err("a push was changed".to_owned()) };
+            return if is_push(push) {
+                Ok(())
+            } else {
+                Err("a push was changed".to_owned())
+            };
         }
         let stamp = verify(rest, text)?;
         let ours = stamp.run == self.stamp.run
             && stamp.session == self.stamp.session
             && stamp.sequence < self.stamp.sequence;
-        if ours { Ok(()) } else { Err(format!("not ours: {stamp:?}")) }
+        if ours {
+            Ok(())
+        } else {
+            Err(format!("not ours: {stamp:?}"))
+        }
     }
 
     fn fault(&mut self, what: String) {
@@ -270,7 +317,10 @@ impl Client {
 
     /// Closes with 1000 and waits for the answer.
     fn leave(&mut self) {
-        let frame = tungstenite::protocol::CloseFrame { code: 1000.into(), reason: "done".into() };
+        let frame = tungstenite::protocol::CloseFrame {
+            code: 1000.into(),
+            reason: "done".into(),
+        };
         let _ = self.socket.close(Some(frame));
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.history.closed.is_none() {
@@ -288,13 +338,18 @@ impl Client {
 }
 
 fn would_block(why: &std::io::Error) -> bool {
-    matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    matches!(
+        why.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }
 
 /// `<length> ` and so many bytes of the servers' pattern.
 fn is_push(push: &[u8]) -> bool {
     let mut parts = push.splitn(2, |byte| *byte == b' ');
-    let length = parts.next().and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+    let length = parts
+        .next()
+        .and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
     let body = parts.next().unwrap_or_default();
     let pattern = b"0123456789abcdefghijklmnopqrstuvwxyz".iter().cycle();
     length == Some(body.len()) && body.iter().zip(pattern).all(|(byte, due)| byte == due)

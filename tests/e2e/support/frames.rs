@@ -35,7 +35,13 @@ impl std::fmt::Debug for Frame {
 
 impl Frame {
     pub fn new(opcode: u8, payload: &[u8]) -> Frame {
-        Frame { fin: true, rsv: 0, opcode, key: None, payload: payload.to_vec() }
+        Frame {
+            fin: true,
+            rsv: 0,
+            opcode,
+            key: None,
+            payload: payload.to_vec(),
+        }
     }
 
     /// As a client sends it.
@@ -92,7 +98,12 @@ impl Frame {
         }
         if let Some(key) = self.key {
             bytes.extend_from_slice(&key);
-            bytes.extend(self.payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+            bytes.extend(
+                self.payload
+                    .iter()
+                    .zip(key.iter().cycle())
+                    .map(|(byte, key)| byte ^ key),
+            );
         } else {
             bytes.extend_from_slice(&self.payload);
         }
@@ -103,7 +114,10 @@ impl Frame {
     pub fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         let (length, mut at) = match second & 0x7F {
-            126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
+            126 => (
+                u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)),
+                4,
+            ),
             127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
             short => (u64::from(short), 2),
         };
@@ -121,26 +135,47 @@ impl Frame {
             }
         }
         let (fin, rsv, opcode) = (first & 0x80 != 0, first & 0x70, first & 0x0F);
-        Some((Frame { fin, rsv, opcode, key, payload }, end))
+        Some((
+            Frame {
+                fin,
+                rsv,
+                opcode,
+                key,
+                payload,
+            },
+            end,
+        ))
     }
 }
 
 /// Bytes from hex with spaces, as the tables of attacks write them.
 pub fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
     let nibble = |digit: u8| (digit as char).to_digit(16).expect("a hex digit") as u8;
-    digits.chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect()
+    digits
+        .chunks(2)
+        .map(|pair| nibble(pair[0]) << 4 | nibble(pair[1]))
+        .collect()
 }
 
 #[test]
 fn frames_come_back() {
     for length in [0, 1, 125, 126, 127, 65_535, 65_536] {
-        for frame in [Frame::new(TEXT, &vec![7; length]), Frame::masked(BINARY, &vec![9; length])] {
+        for frame in [
+            Frame::new(TEXT, &vec![7; length]),
+            Frame::masked(BINARY, &vec![9; length]),
+        ] {
             let bytes = frame.bytes();
             assert_eq!(Frame::parse(&bytes), Some((frame, bytes.len())));
             assert_eq!(Frame::parse(&bytes[..bytes.len() - 1]), None);
         }
     }
     // RFC 6455 5.7: a masked "Hello".
-    assert_eq!(Frame::masked(TEXT, b"Hello").bytes(), hex("8185 37fa213d 7f9f4d5158"));
+    assert_eq!(
+        Frame::masked(TEXT, b"Hello").bytes(),
+        hex("8185 37fa213d 7f9f4d5158")
+    );
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Status, head and body of one exchange; an error if nobody answers in time.
+/// One answer.
 pub struct Answer {
     pub status: u16,
     pub head: String,
@@ -48,9 +48,19 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    let body = if chunked { unchunk(body)? } else { body.to_owned() };
-    Some(Answer { status, head: head.to_owned(), body })
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    let body = if chunked {
+        unchunk(body)?
+    } else {
+        body.to_owned()
+    };
+    Some(Answer {
+        status,
+        head: head.to_owned(),
+        body,
+    })
 }
 
 fn unchunk(mut rest: &str) -> Option<String> {

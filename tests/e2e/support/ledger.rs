@@ -43,17 +43,29 @@ pub fn compose(stamp: Stamp, text: bool, size: usize) -> Vec<u8> {
 }
 
 fn head(stamp: Stamp, length: usize) -> String {
-    format!("W1 {:08x} {} u {} {length}", stamp.run, stamp.session, stamp.sequence)
+    format!(
+        "W1 {:08x} {} u {} {length}",
+        stamp.run, stamp.session, stamp.sequence
+    )
 }
 
 /// The stamp of a message whose length, type and bytes are what they were.
 pub fn verify(bytes: &[u8], text: bool) -> Result<Stamp, String> {
-    let broken = || format!("no message of ours: {}", bytes[..bytes.len().min(60)].escape_ascii());
+    let broken = || {
+        format!(
+            "no message of ours: {}",
+            bytes[..bytes.len().min(60)].escape_ascii()
+        )
+    };
     let words: Vec<&[u8]> = bytes.splitn(8, |byte| *byte == b' ').collect();
     let [_, run, session, _, sequence, _, crc, filling] = words[..] else {
         return Err(broken());
     };
-    let word = |word: &[u8]| std::str::from_utf8(word).map(str::to_owned).map_err(|_| broken());
+    let word = |word: &[u8]| {
+        std::str::from_utf8(word)
+            .map(str::to_owned)
+            .map_err(|_| broken())
+    };
     let stamp = Stamp {
         run: u32::from_str_radix(&word(run)?, 16).map_err(|_| broken())?,
         session: word(session)?.parse().map_err(|_| broken())?,
@@ -96,15 +108,31 @@ pub struct Struck {
 /// One record of a server's log.
 #[derive(Clone, Debug)]
 pub enum Record {
-    Connection { id: String, at: u64, session: String, next: u64, reconnect: bool },
-    Message { connection: String, text: bool, bytes: Vec<u8> },
-    Sent { connection: String, number: u64 },
-    End { connection: String, sent: u64 },
+    Connection {
+        id: String,
+        at: u64,
+        session: String,
+        next: u64,
+        reconnect: bool,
+    },
+    Message {
+        connection: String,
+        text: bool,
+        bytes: Vec<u8>,
+    },
+    Sent {
+        connection: String,
+        number: u64,
+    },
+    End {
+        connection: String,
+        sent: u64,
+    },
     Other(Value),
 }
 
 /// All records of a server's log, in order. A torn last record is left out: its server died first.
-pub fn records(log: &Path) -> impl Iterator<Item = Record> {
+pub fn records(log: &Path) -> impl Iterator<Item = Record> + use<> {
     let file = std::fs::File::open(log).unwrap_or_else(|why| panic!("{}: {why}", log.display()));
     let mut file = BufReader::with_capacity(1 << 18, file);
     std::iter::from_fn(move || {
@@ -121,17 +149,29 @@ pub fn records(log: &Path) -> impl Iterator<Item = Record> {
                 id: text("conn"),
                 at: number("at"),
                 session: header(&entry, "x-wsteady-session").unwrap_or_default(),
-                next: header(&entry, "x-wsteady-next").and_then(|n| n.parse().ok()).unwrap_or(0),
+                next: header(&entry, "x-wsteady-next")
+                    .and_then(|n| n.parse().ok())
+                    .unwrap_or(0),
                 reconnect: header(&entry, "x-balancer-reconnect").is_some(),
             },
             "msg" => {
                 let mut bytes = vec![0; number("len") as usize + 1];
                 file.read_exact(&mut bytes).ok()?;
                 bytes.pop();
-                Record::Message { connection: text("conn"), text: number("op") == 1, bytes }
+                Record::Message {
+                    connection: text("conn"),
+                    text: number("op") == 1,
+                    bytes,
+                }
             }
-            "sent" => Record::Sent { connection: text("conn"), number: number("k") },
-            "end" => Record::End { connection: text("conn"), sent: number("k") },
+            "sent" => Record::Sent {
+                connection: text("conn"),
+                number: number("k"),
+            },
+            "end" => Record::End {
+                connection: text("conn"),
+                sent: number("k"),
+            },
             _ => Record::Other(entry),
         })
     })
@@ -140,8 +180,16 @@ pub fn records(log: &Path) -> impl Iterator<Item = Record> {
 /// A request header in a "dial" or "conn" record.
 pub fn header(entry: &Value, name: &str) -> Option<String> {
     let headers = entry["headers"].as_array()?;
-    let named = |pair: &&Value| pair[0].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name));
-    headers.iter().find(named).and_then(|pair| pair[1].as_str()).map(str::to_owned)
+    let named = |pair: &&Value| {
+        pair[0]
+            .as_str()
+            .is_some_and(|n| n.eq_ignore_ascii_case(name))
+    };
+    headers
+        .iter()
+        .find(named)
+        .and_then(|pair| pair[1].as_str())
+        .map(str::to_owned)
 }
 
 /// Reads logs, then judges. One pass: it keeps a few numbers per connection, no message.
@@ -184,7 +232,11 @@ pub struct Verdict {
 
 impl Checker {
     pub fn new(run: u32) -> Checker {
-        Checker { run, connections: HashMap::new(), verdict: Verdict::default() }
+        Checker {
+            run,
+            connections: HashMap::new(),
+            verdict: Verdict::default(),
+        }
     }
 
     pub fn read(&mut self, log: &Path) {
@@ -195,7 +247,13 @@ impl Checker {
 
     pub fn take(&mut self, record: Record) {
         match record {
-            Record::Connection { id, at, session: proxy_session, next, reconnect } => {
+            Record::Connection {
+                id,
+                at,
+                session: proxy_session,
+                next,
+                reconnect,
+            } => {
                 let known = Connection {
                     at,
                     id: id.clone(),
@@ -206,7 +264,11 @@ impl Checker {
                 };
                 self.connections.insert(id, known);
             }
-            Record::Message { connection, text, bytes } => self.message(&connection, text, &bytes),
+            Record::Message {
+                connection,
+                text,
+                bytes,
+            } => self.message(&connection, text, &bytes),
             Record::Sent { connection, number } => self.of(&connection).sent = number + 1,
             Record::End { connection, sent } => self.of(&connection).ended_after = Some(sent),
             Record::Other(_) => {}
@@ -214,29 +276,41 @@ impl Checker {
     }
 
     fn of(&mut self, id: &str) -> &mut Connection {
-        self.connections.get_mut(id).expect("a connection is logged before what it carries")
+        self.connections
+            .get_mut(id)
+            .expect("a connection is logged before what it carries")
     }
 
     fn message(&mut self, id: &str, text: bool, bytes: &[u8]) {
         let stamp = match verify(bytes, text) {
             Ok(stamp) if stamp.run == self.run => stamp,
-            Ok(stamp) => return self.verdict.unexpected(format!("{id}: of another run: {stamp:?}")),
+            Ok(stamp) => {
+                return self
+                    .verdict
+                    .unexpected(format!("{id}: of another run: {stamp:?}"));
+            }
             Err(why) => return self.verdict.unexpected(format!("{id}: {why}")),
         };
-        let connection =
-            self.connections.get_mut(id).expect("a connection is logged before its messages");
+        let connection = self
+            .connections
+            .get_mut(id)
+            .expect("a connection is logged before its messages");
         let owner = *connection.session.get_or_insert(stamp.session);
         if owner != stamp.session {
-            return self.verdict.mixed(format!("{id} of session {owner} carried {stamp:?}"));
+            return self
+                .verdict
+                .mixed(format!("{id} of session {owner} carried {stamp:?}"));
         }
         match connection.run {
             None => connection.run = Some((stamp.sequence, stamp.sequence)),
             Some((_, last)) if stamp.sequence <= last => {
-                self.verdict.disorder(format!("{id}: {} after {last}", stamp.sequence));
+                self.verdict
+                    .disorder(format!("{id}: {} after {last}", stamp.sequence));
             }
             Some((first, last)) => {
                 let missing = stamp.sequence - last - 1;
-                self.verdict.loss(missing, || format!("{id}: {} after {last}", stamp.sequence));
+                self.verdict
+                    .loss(missing, || format!("{id}: {} after {last}", stamp.sequence));
                 connection.run = Some((first, stamp.sequence));
             }
         }
@@ -248,11 +322,14 @@ impl Checker {
         let mut sessions: HashMap<u32, Vec<Connection>> = HashMap::new();
         let mut names: HashMap<String, u32> = HashMap::new();
         for connection in std::mem::take(&mut self.connections).into_values() {
-            let Some(session) = connection.session else { continue };
+            let Some(session) = connection.session else {
+                continue;
+            };
             let named = connection.proxy_session.clone();
             if !named.is_empty() && *names.entry(named).or_insert(session) != session {
                 let name = &connection.proxy_session;
-                self.verdict.mixed(format!("{name} named two sessions, one of them {session}"));
+                self.verdict
+                    .mixed(format!("{name} named two sessions, one of them {session}"));
             }
             sessions.entry(session).or_default().push(connection);
         }
@@ -263,11 +340,13 @@ impl Checker {
             self.downwards(history, &adopted);
         }
         for session in sessions.keys() {
-            self.verdict.unexpected(format!("session {session} had no client"));
+            self.verdict
+                .unexpected(format!("session {session} had no client"));
         }
         let Verdict { duplicated, .. } = self.verdict;
         if duplicated > replayed {
-            self.verdict.disorder(format!("I4: {duplicated} repeats, {replayed} replayed"));
+            self.verdict
+                .disorder(format!("I4: {duplicated} repeats, {replayed} replayed"));
         }
         self.verdict.faults = faults;
         self.verdict
@@ -280,10 +359,14 @@ impl Checker {
         let mut due = 0;
         for (index, connection) in adopted.iter().enumerate() {
             let id = &connection.id;
-            let (first, last) = connection.run.expect("it has a session, so it had a message");
+            let (first, last) = connection
+                .run
+                .expect("it has a session, so it had a message");
             if connection.next != first {
                 let said = connection.next;
-                verdict.disorder(format!("{id} began with {first}, X-Wsteady-Next said {said}"));
+                verdict.disorder(format!(
+                    "{id} began with {first}, X-Wsteady-Next said {said}"
+                ));
             }
             if connection.reconnect && index == 0 && first == 0 && adopted.len() == 1 {
                 verdict.disorder(format!("{id}: reconnect header on a session's only server"));
@@ -291,7 +374,9 @@ impl Checker {
             if !connection.reconnect && index > 0 {
                 verdict.disorder(format!("{id}: no reconnect header on a second server"));
             }
-            verdict.loss(first.saturating_sub(due), || format!("{id} began at {first}, due {due}"));
+            verdict.loss(first.saturating_sub(due), || {
+                format!("{id} began at {first}, due {due}")
+            });
             let overlap = due.saturating_sub(first).min(last + 1 - first);
             verdict.duplicated += overlap;
             verdict.overlap_max = verdict.overlap_max.max(overlap);
@@ -300,7 +385,9 @@ impl Checker {
         let session = history.session;
         if due > history.accepted {
             let accepted = history.accepted;
-            verdict.unexpected(format!("session {session}: {due} arrived, {accepted} were sent"));
+            verdict.unexpected(format!(
+                "session {session}: {due} arrived, {accepted} were sent"
+            ));
         }
         verdict.loss(history.accepted.saturating_sub(due), || {
             format!("session {session}: {due} of {} arrived", history.accepted)
@@ -317,7 +404,9 @@ impl Checker {
         let mut order = adopted.iter();
         for (id, count) in &history.received {
             let Some(connection) = order.find(|connection| connection.id == *id) else {
-                verdict.mixed(format!("session {session} heard {id}: foreign or out of turn"));
+                verdict.mixed(format!(
+                    "session {session} heard {id}: foreign or out of turn"
+                ));
                 continue;
             };
             if *count > connection.sent {
@@ -333,7 +422,9 @@ impl Checker {
             let got = got.map_or(0, |(_, count)| *count);
             if connection.ended_after.is_some_and(|sent| sent != got) {
                 let id = &connection.id;
-                verdict.backwards(format!("{id} ended in order, of its last some are missing: {got}"));
+                verdict.backwards(format!(
+                    "{id} ended in order, of its last some are missing: {got}"
+                ));
             }
         }
     }
@@ -446,30 +537,58 @@ mod tests {
     }
 
     fn message(id: &str, session: u32, sequence: u64) -> Record {
-        let text = sequence % 2 == 0;
-        let bytes = compose(Stamp { run: RUN, session, sequence }, text, 20);
-        Record::Message { connection: id.to_owned(), text, bytes }
+        let text = sequence.is_multiple_of(2);
+        let bytes = compose(
+            Stamp {
+                run: RUN,
+                session,
+                sequence,
+            },
+            text,
+            20,
+        );
+        Record::Message {
+            connection: id.to_owned(),
+            text,
+            bytes,
+        }
     }
 
     fn client(accepted: u64) -> History {
-        History { session: 1, accepted, ..History::default() }
+        History {
+            session: 1,
+            accepted,
+            ..History::default()
+        }
     }
 
     fn judge(logs: &[Vec<Record>], history: History, replayed: u64) -> Verdict {
         let mut checker = Checker::new(RUN);
-        logs.iter().flatten().for_each(|record| checker.take(record.clone()));
+        logs.iter()
+            .flatten()
+            .for_each(|record| checker.take(record.clone()));
         checker.judge(&[history], Vec::new(), replayed)
     }
 
     /// Lost, unexpected, inversions, cross-talk, reverse path.
     fn found(verdict: &Verdict) -> [u64; 5] {
-        let Verdict { lost, unexpected, inversions, cross_talk, backwards, .. } = *verdict;
+        let Verdict {
+            lost,
+            unexpected,
+            inversions,
+            cross_talk,
+            backwards,
+            ..
+        } = *verdict;
         [lost, unexpected, inversions, cross_talk, backwards]
     }
 
     #[test]
     fn a_clean_failover_is_clean() {
-        let logs = [connection("a", 1, &[0, 1, 2, 3]), connection("b", 2, &[2, 3, 4])];
+        let logs = [
+            connection("a", 1, &[0, 1, 2, 3]),
+            connection("b", 2, &[2, 3, 4]),
+        ];
         let verdict = judge(&logs, client(5), 2);
         assert_eq!(found(&verdict), [0; 5], "{verdict}");
         assert_eq!((verdict.duplicated, verdict.overlap_max), (2, 2));
@@ -497,7 +616,10 @@ mod tests {
 
     #[test]
     fn a_repeat_that_was_no_replay_is_found() {
-        let logs = [connection("a", 1, &[0, 1, 2]), connection("b", 2, &[1, 2, 3])];
+        let logs = [
+            connection("a", 1, &[0, 1, 2]),
+            connection("b", 2, &[1, 2, 3]),
+        ];
         assert_eq!(found(&judge(&logs, client(4), 2)), [0; 5]);
         assert_eq!(found(&judge(&logs, client(4), 1)), [0, 0, 1, 0, 0]);
     }
@@ -512,7 +634,9 @@ mod tests {
     #[test]
     fn a_wrong_number_of_the_next_message_is_found() {
         let mut log = connection("a", 1, &[0, 1]);
-        let Record::Connection { next, .. } = &mut log[0] else { unreachable!() };
+        let Record::Connection { next, .. } = &mut log[0] else {
+            unreachable!()
+        };
         *next = 1;
         assert_eq!(found(&judge(&[log], client(2), 0)), [0, 0, 1, 0, 0]);
     }
@@ -529,14 +653,22 @@ mod tests {
     fn changed_bytes_types_and_inventions_are_found() {
         let spoil = |change: fn(&mut bool, &mut Vec<u8>)| {
             let mut log = connection("a", 1, &[0, 1]);
-            let Some(Record::Message { text, bytes, .. }) = log.last_mut() else { unreachable!() };
+            let Some(Record::Message { text, bytes, .. }) = log.last_mut() else {
+                unreachable!()
+            };
             change(text, bytes);
             found(&judge(&[log], client(2), 0))
         };
         let lost_and_strange = [1, 1, 0, 0, 0];
-        assert_eq!(spoil(|_, bytes| *bytes.last_mut().unwrap() ^= 1), lost_and_strange);
+        assert_eq!(
+            spoil(|_, bytes| *bytes.last_mut().unwrap() ^= 1),
+            lost_and_strange
+        );
         assert_eq!(spoil(|text, _| *text = !*text), lost_and_strange);
-        assert_eq!(spoil(|_, bytes| bytes.truncate(bytes.len() - 1)), lost_and_strange);
+        assert_eq!(
+            spoil(|_, bytes| bytes.truncate(bytes.len() - 1)),
+            lost_and_strange
+        );
         assert_eq!(spoil(|_, bytes| bytes.clear()), lost_and_strange);
         let invented = judge(&[connection("a", 1, &[0, 1, 2])], client(2), 0);
         assert_eq!(found(&invented), [0, 1, 0, 0, 0]);
@@ -544,22 +676,54 @@ mod tests {
 
     #[test]
     fn the_reverse_path_is_checked() {
-        let sent = |id: &str, number| Record::Sent { connection: id.to_owned(), number };
+        let sent = |id: &str, number| Record::Sent {
+            connection: id.to_owned(),
+            number,
+        };
         let mut one = connection("a", 1, &[0, 1]);
         one.push(sent("a", 1));
         let mut two = connection("b", 2, &[2]);
         two.push(sent("b", 0));
         let judged = |received: &[(&str, u64)], ended: Option<u64>| {
             let mut one = one.clone();
-            one.extend(ended.map(|sent| Record::End { connection: "a".to_owned(), sent }));
-            let received = received.iter().map(|(id, n)| (id.to_string(), *n)).collect();
-            found(&judge(&[one, two.clone()], History { received, ..client(3) }, 0))
+            one.extend(ended.map(|sent| Record::End {
+                connection: "a".to_owned(),
+                sent,
+            }));
+            let received = received
+                .iter()
+                .map(|(id, n)| (id.to_string(), *n))
+                .collect();
+            found(&judge(
+                &[one, two.clone()],
+                History {
+                    received,
+                    ..client(3)
+                },
+                0,
+            ))
         };
         assert_eq!(judged(&[("a", 1), ("b", 1)], None), [0; 5]);
         assert_eq!(judged(&[("a", 2), ("b", 1)], Some(2)), [0; 5]);
-        assert_eq!(judged(&[("a", 1), ("b", 1)], Some(2)), [0, 0, 0, 0, 1], "a FIN lost one");
-        assert_eq!(judged(&[("a", 3)], None), [0, 0, 0, 0, 1], "more than was sent");
-        assert_eq!(judged(&[("b", 1), ("a", 2)], None), [0, 0, 0, 1, 0], "out of turn");
-        assert_eq!(judged(&[("c", 1)], None), [0, 0, 0, 1, 0], "nobody's connection");
+        assert_eq!(
+            judged(&[("a", 1), ("b", 1)], Some(2)),
+            [0, 0, 0, 0, 1],
+            "a FIN lost one"
+        );
+        assert_eq!(
+            judged(&[("a", 3)], None),
+            [0, 0, 0, 0, 1],
+            "more than was sent"
+        );
+        assert_eq!(
+            judged(&[("b", 1), ("a", 2)], None),
+            [0, 0, 0, 1, 0],
+            "out of turn"
+        );
+        assert_eq!(
+            judged(&[("c", 1)], None),
+            [0, 0, 0, 1, 0],
+            "nobody's connection"
+        );
     }
 }

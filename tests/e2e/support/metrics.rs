@@ -15,13 +15,19 @@ struct Sample {
 impl Metrics {
     /// Takes Prometheus' text format; panics where a line is none, so that each scrape checks it.
     pub fn parse(text: &str) -> Metrics {
-        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Metrics { samples: lines.map(sample).collect() }
+        let lines = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Metrics {
+            samples: lines.map(sample).collect(),
+        }
     }
 
     /// The sum over all samples of that name whose labels contain `labels`.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
-        self.find(name, labels).map(|sample| sample.value).sum::<f64>() as u64
+        self.find(name, labels)
+            .map(|sample| sample.value)
+            .sum::<f64>() as u64
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -49,11 +55,16 @@ impl Metrics {
         let closed = count("wsteady_connections_closed_total");
         let active = count("wsteady_connections_active");
         if opened != closed + active {
-            return Err(format!("opened {opened} - closed {closed} is not active {active}"));
+            return Err(format!(
+                "opened {opened} - closed {closed} is not active {active}"
+            ));
         }
         for pool in self.pools() {
             let of = |name: &str| self.sum(name, &[("pool", &pool)]);
-            let up = self.sum("wsteady_messages_total", &[("pool", &pool), ("direction", "up")]);
+            let up = self.sum(
+                "wsteady_messages_total",
+                &[("pool", &pool), ("direction", "up")],
+            );
             let confirmed = of("wsteady_messages_confirmed_total");
             let unconfirmed = of("wsteady_messages_unconfirmed_total");
             let journaled = of("wsteady_messages_journaled");
@@ -68,25 +79,40 @@ impl Metrics {
     }
 
     fn pools(&self) -> Vec<String> {
-        let mut pools: Vec<_> =
-            self.find("wsteady_messages_total", &[]).map(|one| one.labels["pool"].clone()).collect();
+        let mut pools: Vec<_> = self
+            .find("wsteady_messages_total", &[])
+            .map(|one| one.labels["pool"].clone())
+            .collect();
         pools.dedup();
         pools
     }
 }
 
 fn sample(line: &str) -> Sample {
-    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no metric: {line:?}"));
-    let value = value.parse().unwrap_or_else(|_| panic!("no number: {line:?}"));
+    let (series, value) = line
+        .rsplit_once(' ')
+        .unwrap_or_else(|| panic!("no metric: {line:?}"));
+    let value = value
+        .parse()
+        .unwrap_or_else(|_| panic!("no number: {line:?}"));
     let (name, labels) = match series.split_once('{') {
         None => (series, ""),
         Some((name, rest)) => (name, rest.strip_suffix('}').expect("labels end")),
     };
-    let labels = labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| {
-        let (key, value) = pair.split_once("=\"").unwrap_or_else(|| panic!("no label: {line:?}"));
-        (key.to_owned(), value.trim_end_matches('"').to_owned())
-    });
-    Sample { name: name.to_owned(), labels: labels.collect(), value }
+    let labels = labels
+        .split("\",")
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair
+                .split_once("=\"")
+                .unwrap_or_else(|| panic!("no label: {line:?}"));
+            (key.to_owned(), value.trim_end_matches('"').to_owned())
+        });
+    Sample {
+        name: name.to_owned(),
+        labels: labels.collect(),
+        value,
+    }
 }
 
 #[test]
@@ -101,7 +127,17 @@ fn a_broken_law_is_found() {
         wsteady_messages_journaled{pool=\"a\"} 2\n";
     Metrics::parse(text).check_laws().unwrap();
     let lost = text.replace("journaled{pool=\"a\"} 2", "journaled{pool=\"a\"} 1");
-    assert!(Metrics::parse(&lost).check_laws().unwrap_err().contains("pool a"));
+    assert!(
+        Metrics::parse(&lost)
+            .check_laws()
+            .unwrap_err()
+            .contains("pool a")
+    );
     let leaked = text.replace("active 2", "active 3");
-    assert!(Metrics::parse(&leaked).check_laws().unwrap_err().contains("active 3"));
+    assert!(
+        Metrics::parse(&leaked)
+            .check_laws()
+            .unwrap_err()
+            .contains("active 3")
+    );
 }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod crc32c;
+pub mod field;
 pub mod frames;
 pub mod http;
 pub mod ledger;
@@ -27,7 +28,10 @@ pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>
         if let Some(seen) = look() {
             return seen;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "waited {limit:?} in vain for: {what}"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

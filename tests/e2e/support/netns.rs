@@ -58,6 +58,9 @@ impl Drop for Cable {
 }
 
 fn ip(words: &str) -> bool {
-    let status = Command::new("ip").args(words.split(' ')).stderr(Stdio::null()).status();
+    let status = Command::new("ip")
+        .args(words.split(' '))
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|status| status.success())
 }

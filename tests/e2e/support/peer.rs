@@ -70,7 +70,11 @@ impl Peer {
             kind,
             host: host.to_owned(),
             port: free_port(),
-            options: ["--name", name].iter().chain(options).map(|word| word.to_string()).collect(),
+            options: ["--name", name]
+                .iter()
+                .chain(options)
+                .map(|word| word.to_string())
+                .collect(),
             through: through.iter().map(|word| word.to_string()).collect(),
             dir,
             running: None,
@@ -91,12 +95,22 @@ impl Peer {
     pub fn revive(&mut self) {
         assert!(self.running.is_none());
         let program = self.kind.program("server");
-        let mut words = self.through.iter().map(Into::into).collect::<Vec<std::ffi::OsString>>();
+        let mut words = self
+            .through
+            .iter()
+            .map(Into::into)
+            .collect::<Vec<std::ffi::OsString>>();
         words.push(program.get_program().to_owned());
         words.extend(program.get_args().map(ToOwned::to_owned));
         let mut child = Command::new(&words[0])
             .args(&words[1..])
-            .args(["--host", &self.host, "--port", &self.port.to_string(), "--log"])
+            .args([
+                "--host",
+                &self.host,
+                "--port",
+                &self.port.to_string(),
+                "--log",
+            ])
             .arg(self.log())
             .args(&self.options)
             // A server whose test has died reads the end of its commands and ends.
@@ -110,7 +124,11 @@ impl Peer {
         let mut port = String::new();
         answers.read_line(&mut port).unwrap();
         assert_eq!(port.trim(), self.port.to_string(), "{}", self.complaint());
-        self.running = Some(Running { child, commands, answers });
+        self.running = Some(Running {
+            child,
+            commands,
+            answers,
+        });
     }
 
     fn complaint(&self) -> String {

@@ -59,14 +59,24 @@ impl Proxy {
             .unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], listen));
         let admin = SocketAddr::from(([127, 0, 0, 1], admin));
-        let mut proxy = Proxy { child, dir, address, admin, descriptors_at_start: 0 };
-        let ready = until(Duration::from_secs(20), "wsteady to be ready or gone", || {
-            if proxy.child.try_wait().unwrap().is_some() {
-                return Some(false);
-            }
-            let answer = http::get(admin, "/readyz").ok()?;
-            (answer.status == 200).then_some(true)
-        });
+        let mut proxy = Proxy {
+            child,
+            dir,
+            address,
+            admin,
+            descriptors_at_start: 0,
+        };
+        let ready = until(
+            Duration::from_secs(20),
+            "wsteady to be ready or gone",
+            || {
+                if proxy.child.try_wait().unwrap().is_some() {
+                    return Some(false);
+                }
+                let answer = http::get(admin, "/readyz").ok()?;
+                (answer.status == 200).then_some(true)
+            },
+        );
         if !ready {
             eprintln!("wsteady ended at once:\n{}", proxy.log());
             return None;
@@ -100,7 +110,10 @@ impl Proxy {
     pub fn sessions(&self) -> Vec<Value> {
         let answer = self.admin("GET", "/v1/sessions?limit=1000", None);
         assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()["sessions"].as_array().expect("a list").clone()
+        answer.json()["sessions"]
+            .as_array()
+            .expect("a list")
+            .clone()
     }
 
     pub fn log(&self) -> String {
@@ -111,7 +124,10 @@ impl Proxy {
     /// Resident memory, KiB.
     pub fn memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
@@ -139,7 +155,10 @@ impl Proxy {
         until(settle + SETTLE, "all to be forgotten", || {
             let metrics = self.metrics();
             let counts = [
-                ("connections", metrics.sum("wsteady_connections_active", &[])),
+                (
+                    "connections",
+                    metrics.sum("wsteady_connections_active", &[]),
+                ),
                 ("sessions", metrics.sum("wsteady_sessions_active", &[])),
                 ("journaled", metrics.sum("wsteady_messages_journaled", &[])),
                 ("buffer bytes", metrics.sum("wsteady_buffer_bytes", &[])),
@@ -156,18 +175,28 @@ impl Proxy {
         });
         self.must_be_sane();
         self.signal(Signal::TERM);
-        assert_eq!(self.wait_exit(Duration::from_secs(10)).code(), Some(0), "{}", self.log());
+        assert_eq!(
+            self.wait_exit(Duration::from_secs(10)).code(),
+            Some(0),
+            "{}",
+            self.log()
+        );
     }
 
     /// Descriptors above those at the start. The scrape's own connection and one that is just
     /// being closed are not a leak.
     fn descriptors_more(&self, metrics: &Metrics) -> u64 {
-        metrics.sum("process_open_fds", &[]).saturating_sub(self.descriptors_at_start + 1)
+        metrics
+            .sum("process_open_fds", &[])
+            .saturating_sub(self.descriptors_at_start + 1)
     }
 
     pub fn must_be_sane(&mut self) {
         let log = self.log();
-        assert!(self.child.try_wait().unwrap().is_none(), "wsteady died:\n{log}");
+        assert!(
+            self.child.try_wait().unwrap().is_none(),
+            "wsteady died:\n{log}"
+        );
         assert!(!log.contains("panicked"), "{log}");
     }
 }
@@ -177,7 +206,11 @@ impl Drop for Proxy {
         if std::thread::panicking() {
             let log = self.log();
             let tail = log.len().saturating_sub(4000);
-            let tail = log.char_indices().map(|(at, _)| at).find(|at| *at >= tail).unwrap_or(0);
+            let tail = log
+                .char_indices()
+                .map(|(at, _)| at)
+                .find(|at| *at >= tail)
+                .unwrap_or(0);
             eprintln!("wsteady's log ends:\n{}", &log[tail..]);
         }
         let _ = self.child.kill();

@@ -45,14 +45,23 @@ impl Head {
         let mut lines = text.trim_end().split("\r\n");
         let first = lines.next().unwrap_or("").to_owned();
         let split = |line: &str| {
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("header {line:?}"));
+            let (name, value) = line
+                .split_once(':')
+                .unwrap_or_else(|| panic!("header {line:?}"));
             (name.to_ascii_lowercase(), value.trim().to_owned())
         };
-        Head { first, headers: lines.map(split).collect() }
+        Head {
+            first,
+            headers: lines.map(split).collect(),
+        }
     }
 
     pub fn status(&self) -> u16 {
-        let code = self.first.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let code = self
+            .first
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok());
         code.unwrap_or_else(|| panic!("no status line: {:?}", self.first))
     }
 
@@ -62,7 +71,11 @@ impl Head {
 
     pub fn all(&self, name: &str) -> Vec<&str> {
         let named = |(found, _): &&(String, String)| found.eq_ignore_ascii_case(name);
-        self.headers.iter().filter(named).map(|(_, value)| value.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(named)
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 }
 
@@ -81,8 +94,14 @@ impl Raw {
     fn over(stream: TcpStream) -> Raw {
         stream.set_nodelay(true).unwrap();
         // A peer that stopped reading must not hang the test.
-        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-        Raw { stream, pending: Vec::new(), ended: None }
+        stream
+            .set_write_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        Raw {
+            stream,
+            pending: Vec::new(),
+            ended: None,
+        }
     }
 
     /// Connects and upgrades; panics if the answer isn't a correct 101.
@@ -107,13 +126,20 @@ impl Raw {
     /// The next head; panics if none comes in time.
     pub fn head(&mut self, limit: Duration) -> Head {
         self.try_head(limit).unwrap_or_else(|| {
-            panic!("no head, {:?}, but {:?}", self.ended, self.pending.escape_ascii().to_string())
+            panic!(
+                "no head, {:?}, but {:?}",
+                self.ended,
+                self.pending.escape_ascii().to_string()
+            )
         })
     }
 
     pub fn try_head(&mut self, limit: Duration) -> Option<Head> {
         let end = self.wait(limit, |bytes| {
-            bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
+            bytes
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+                .map(|at| at + 4)
         })?;
         let head: Vec<u8> = self.pending.drain(..end).collect();
         Some(Head::parse(&String::from_utf8_lossy(&head)))
@@ -121,7 +147,9 @@ impl Raw {
 
     /// The body of an answer with Content-Length, or up to the end of the stream.
     pub fn body(&mut self, head: &Head, limit: Duration) -> Vec<u8> {
-        let length = head.header("content-length").and_then(|length| length.parse().ok());
+        let length = head
+            .header("content-length")
+            .and_then(|length| length.parse().ok());
         let length = length.unwrap_or(usize::MAX);
         self.wait(limit, |bytes| (bytes.len() >= length).then_some(()));
         let length = length.min(self.pending.len());
@@ -147,7 +175,10 @@ impl Raw {
                 Next::Frame(ping) if ping.opcode == PING => self.answer(&ping),
                 Next::Frame(pong) if pong.opcode == PONG => {}
                 Next::Frame(frame) => return frame,
-                other => panic!("a frame was due, but {other:?}; {} bytes", self.pending.len()),
+                other => panic!(
+                    "a frame was due, but {other:?}; {} bytes",
+                    self.pending.len()
+                ),
             }
         }
     }
@@ -155,7 +186,11 @@ impl Raw {
     fn answer(&mut self, ping: &Frame) {
         // A client's frames are masked, and so were those it answers if we are the server.
         let pong = Frame::new(PONG, &ping.payload);
-        let pong = if ping.key.is_none() { pong.with_key([1, 2, 3, 4]) } else { pong };
+        let pong = if ping.key.is_none() {
+            pong.with_key([1, 2, 3, 4])
+        } else {
+            pong
+        };
         self.send_frame(&pong);
     }
 
@@ -173,12 +208,15 @@ impl Raw {
     /// Reads to the end of the stream; panics if it doesn't end in time.
     pub fn end(&mut self, limit: Duration) -> End {
         self.wait(limit, |_| None::<()>);
-        self.ended.unwrap_or_else(|| panic!("the stream has not ended after {limit:?}"))
+        self.ended
+            .unwrap_or_else(|| panic!("the stream has not ended after {limit:?}"))
     }
 
     /// True if nothing at all comes within `limit`.
     pub fn silent(&mut self, limit: Duration) -> bool {
-        self.wait(limit, |bytes| (!bytes.is_empty()).then_some(())).is_none() && self.ended.is_none()
+        self.wait(limit, |bytes| (!bytes.is_empty()).then_some(()))
+            .is_none()
+            && self.ended.is_none()
     }
 
     fn wait<T>(&mut self, limit: Duration, look: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
@@ -206,7 +244,9 @@ impl Raw {
     /// Closes with RST.
     pub fn reset(self) {
         let linger = Some(Duration::ZERO);
-        socket2::SockRef::from(&self.stream).set_linger(linger).unwrap();
+        socket2::SockRef::from(&self.stream)
+            .set_linger(linger)
+            .unwrap();
     }
 
     /// Ends our direction alone.
@@ -216,7 +256,9 @@ impl Raw {
 
     /// As a server: answers the handshake in `head` with 101 and more header lines.
     pub fn accept(&mut self, head: &Head, more: &str) {
-        let key = head.header("sec-websocket-key").expect("an upgrade has a key");
+        let key = head
+            .header("sec-websocket-key")
+            .expect("an upgrade has a key");
         let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
         self.send(
             format!(
@@ -278,7 +320,10 @@ impl Origin {
     /// Plays `script` on each connection in a thread of its own, and remembers each head.
     pub fn serve(self, script: impl Fn(&mut Raw, &Head) + Send + Sync + 'static) -> Served {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let served = Served { address: self.address, seen: Arc::clone(&seen) };
+        let served = Served {
+            address: self.address,
+            seen: Arc::clone(&seen),
+        };
         let script = Arc::new(script);
         self.listener.set_nonblocking(false).unwrap();
         std::thread::spawn(move || {

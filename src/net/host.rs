@@ -1,0 +1,143 @@
+//! The threads: a shard each, with its own descriptors, its own listeners and a mailbox.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use log::warn;
+use mio::{Poll, Waker};
+
+use super::clock::Clock;
+use super::poller::Net;
+use super::{listen, sys};
+use crate::shard::{Answer, Mail, Token};
+
+/// The mailboxes of all shards, for anybody.
+pub struct Post {
+    boxes: Vec<(Sender<Mail>, Waker)>,
+}
+
+/// Pollers and mailboxes, made before any shard starts: a waker made afterwards would, in another
+/// descriptor table, be the number of somebody's socket.
+pub struct Host {
+    polls: Vec<(Poll, Receiver<Mail>)>,
+    post: Arc<Post>,
+    clock: Clock,
+}
+
+impl Host {
+    /// Prepares so many shards.
+    pub fn new(shards: usize, clock: Clock) -> io::Result<Host> {
+        let mut polls = Vec::with_capacity(shards);
+        let mut boxes = Vec::with_capacity(shards);
+        for _ in 0..shards {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), mio::Token(Token::MAIL.0 as usize))?;
+            let (sender, inbox) = bounded(INBOX_MAX);
+            polls.push((poll, inbox));
+            boxes.push((sender, waker));
+        }
+        Ok(Host { polls, post: Arc::new(Post { boxes }), clock })
+    }
+
+    /// The mailboxes.
+    pub fn post(&self) -> Arc<Post> {
+        self.post.clone()
+    }
+
+    /// Starts one thread per shard, which listens on all addresses and then runs until `run` returns.
+    /// Returns the threads and the addresses with their real ports.
+    pub fn start<F>(
+        self,
+        addresses: &[SocketAddr],
+        answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+        run: F,
+    ) -> io::Result<(Vec<JoinHandle<()>>, Vec<SocketAddr>)>
+    where
+        F: Fn(usize, Net) + Clone + Send + 'static,
+    {
+        for address in addresses {
+            let named = |error| io::Error::new(io::Error::kind(&error), format!("{address}: {error}"));
+            listen::probe(*address).map_err(named)?;
+        }
+        let mut threads = Vec::new();
+        let mut bound = addresses.to_vec();
+        for (index, (poll, inbox)) in self.polls.into_iter().enumerate() {
+            let (report, result) = bounded(1);
+            let net = Net::new(index, poll, self.clock, inbox, self.post.clone(), answers.clone());
+            let (wanted, run) = (bound.clone(), run.clone());
+            let body = move || begin(index, net, &wanted, &report, run);
+            threads.push(std::thread::Builder::new().name(format!("shard-{index}")).spawn(body)?);
+            // The first one finds the ports; the others share them.
+            match result.recv() {
+                Ok(Ok(found)) => bound = found,
+                Ok(Err(error)) => {
+                    self.post.stop();
+                    return Err(error);
+                }
+                Err(_) => return Err(io::Error::other("a shard ended before it began")),
+            }
+        }
+        Ok((threads, bound))
+    }
+}
+
+fn begin<F: Fn(usize, Net)>(
+    index: usize,
+    mut net: Net,
+    wanted: &[SocketAddr],
+    report: &Sender<io::Result<Vec<SocketAddr>>>,
+    run: F,
+) {
+    if !sys::own_descriptors() && index == 0 {
+        warn!("the kernel refuses descriptor tables per loop: the limit of open files counts for all");
+    }
+    let mut bound = Vec::new();
+    let opened = wanted.iter().try_for_each(|address| {
+        let listener = listen::open(*address)?;
+        bound.push(listener.local_addr()?);
+        net.listen(listener)
+    });
+    let failed = opened.is_err();
+    // Nobody waits for the report any more only if the start was given up.
+    let _ = report.send(opened.map(|()| bound));
+    if !failed {
+        run(index, net);
+    }
+}
+
+impl Post {
+    /// Puts a mail into a shard's box. A full box loses it, and says so: mails are verdicts and
+    /// questions, never messages of sessions.
+    pub fn send(&self, shard: usize, mail: Mail) {
+        let Some((sender, waker)) = self.boxes.get(shard) else { return };
+        match sender.try_send(mail) {
+            Ok(()) => {
+                if let Err(error) = waker.wake() {
+                    warn!("waking shard {shard}: {error}");
+                }
+            }
+            Err(TrySendError::Full(_)) => warn!("the mailbox of shard {shard} is full"),
+            // It has stopped.
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Wakes a shard once more: it has left mail in its box.
+    pub fn wake(&self, shard: usize) {
+        if let Some((_, waker)) = self.boxes.get(shard) {
+            let _ = waker.wake();
+        }
+    }
+
+    fn stop(&self) {
+        for shard in 0..self.boxes.len() {
+            self.send(shard, Mail::Stop);
+        }
+    }
+}
+
+/// Mails that may wait for a shard.
+const INBOX_MAX: usize = 65_536;

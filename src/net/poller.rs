@@ -1,0 +1,158 @@
+//! The real world: `mio` under the shard's `Io`.
+
+use std::io::{ErrorKind, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll};
+
+use super::clock::Clock;
+use super::host::Post;
+use super::socket;
+use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
+
+/// One shard's kernel.
+pub struct Net {
+    index: usize,
+    poll: Poll,
+    events: Events,
+    listeners: Vec<TcpListener>,
+    clock: Clock,
+    inbox: Receiver<Mail>,
+    post: Arc<Post>,
+    answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+    socket_buffer: usize,
+}
+
+impl Net {
+    /// A poller that was made before the thread got its own descriptors.
+    pub fn new(
+        index: usize,
+        poll: Poll,
+        clock: Clock,
+        inbox: Receiver<Mail>,
+        post: Arc<Post>,
+        answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+    ) -> Net {
+        let events = Events::with_capacity(EVENTS_MAX);
+        Net { index, poll, events, listeners: Vec::new(), clock, inbox, post, answers, socket_buffer: 0 }
+    }
+
+    /// Bounds the kernel's buffers of every socket, in bytes; 0 leaves them to the kernel.
+    pub fn set_socket_buffer(&mut self, bytes: u64) {
+        self.socket_buffer = bytes as usize;
+    }
+
+    /// Takes a listener; its number is its place.
+    pub fn listen(&mut self, listener: std::net::TcpListener) -> std::io::Result<()> {
+        let mut listener = TcpListener::from_std(listener);
+        let token = Token::listener(self.listeners.len() as u32);
+        self.poll.registry().register(&mut listener, to_mio(token), Interest::READABLE)?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+}
+
+impl Io for Net {
+    type Socket = TcpStream;
+
+    fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>) {
+        let wait = wait.map(|ms| Duration::from_millis(u64::from(ms)));
+        if let Err(error) = self.poll.poll(&mut self.events, wait)
+            && error.kind() != ErrorKind::Interrupted
+        {
+            log::error!("poll: {error}");
+        }
+        ready.extend(self.events.iter().map(|event| Ready {
+            token: Token(event.token().0 as u64),
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            ended: event.is_read_closed() || event.is_error() || event.is_write_closed(),
+        }));
+    }
+
+    fn now(&mut self) -> Now {
+        self.clock.read()
+    }
+
+    fn take_mail(&mut self, into: &mut Vec<Mail>) {
+        into.extend(self.inbox.try_iter().take(MAILS_MAX));
+        if !self.inbox.is_empty() {
+            self.post.wake(self.index);
+        }
+    }
+
+    fn send(&mut self, shard: usize, mail: Mail) {
+        self.post.send(shard, mail);
+    }
+
+    fn answer(&mut self, ticket: u64, answer: Answer) {
+        (self.answers)(ticket, answer);
+    }
+
+    fn accept(&mut self, listener: u32) -> Accept<TcpStream> {
+        let Some(listener) = self.listeners.get(listener as usize) else { return Accept::None };
+        match listener.accept() {
+            Ok((stream, peer)) => Accept::Socket(stream, peer),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Accept::None,
+            Err(error) if socket::is_exhausted(&error) => Accept::Exhausted,
+            Err(_) => Accept::Failed,
+        }
+    }
+
+    fn watch(&mut self, socket: &mut TcpStream, token: Token) -> bool {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if self.socket_buffer > 0 {
+            socket::bound_buffers(socket, self.socket_buffer);
+        }
+        self.poll.registry().register(socket, to_mio(token), both).is_ok()
+    }
+
+    fn close_listeners(&mut self) {
+        self.listeners.clear();
+    }
+
+    fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token) -> Dialled<TcpStream> {
+        match socket::dial(to, from) {
+            Dialled::Socket(mut stream) if self.watch(&mut stream, token) => {
+                Dialled::Socket(stream)
+            }
+            Dialled::Socket(_) => Dialled::Exhausted,
+            failed => failed,
+        }
+    }
+
+    fn is_connected(&mut self, socket: &mut TcpStream) -> bool {
+        socket::is_connected(socket)
+    }
+
+    fn read(&mut self, socket: &mut TcpStream, into: &mut [u8]) -> Got {
+        socket::read(socket, into)
+    }
+
+    fn write(&mut self, socket: &mut TcpStream, from: &[IoSlice<'_>]) -> Put {
+        socket::write(socket, from)
+    }
+
+    fn shut(&mut self, socket: &mut TcpStream) {
+        // An error means that the connection is gone already.
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn close(&mut self, socket: TcpStream) {
+        drop(socket);
+    }
+}
+
+fn to_mio(token: Token) -> mio::Token {
+    mio::Token(token.0 as usize)
+}
+
+/// Events of one poll; the kernel rotates its list, so those that did not fit come first next time.
+const EVENTS_MAX: usize = 1_024;
+
+/// Mails of one turn.
+const MAILS_MAX: usize = 1_024;

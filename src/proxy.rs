@@ -1,0 +1,227 @@
+//! The front door: a configuration becomes running loops.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use log::info;
+
+use crate::control::admin::{self, AdminServer, Annex, Desk};
+use crate::control::assemble::{Assembly, assemble};
+use crate::control::config::Config;
+use crate::control::switchboard::Switchboard;
+use crate::kit::chain::CHUNK;
+use crate::kit::{Budget, Prng};
+use crate::net::{Clock, Host, Net, Post, sys};
+use crate::session::dialect::ws::Ws;
+use crate::shard::{Mail, Shard};
+use crate::shard::Plan;
+
+/// A running proxy.
+pub struct Proxy {
+    shards: Vec<JoinHandle<()>>,
+    listening: Vec<SocketAddr>,
+    admin_address: SocketAddr,
+    admin: AdminServer,
+    desk: Arc<Desk>,
+    post: Arc<Post>,
+    count: usize,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration can't be carried out: a name without an address, say.
+    Config(String),
+    /// The system refused: an address is taken, say.
+    System(String),
+}
+
+impl Proxy {
+    /// Starts all loops and the admin server; returns once clients can connect.
+    pub fn start(config: Config) -> Result<Proxy, StartError> {
+        Proxy::start_with(config, None)
+    }
+
+    /// As [`start`](Proxy::start), with pages of one's own at the admin address.
+    pub fn start_with(config: Config, annex: Option<Arc<dyn Annex>>) -> Result<Proxy, StartError> {
+        let assembly = assemble(&config).map_err(StartError::Config)?;
+        sys::raise_descriptor_limit();
+        let count = config.loops.count();
+        let host = Host::new(count, Clock::start()).map_err(system)?;
+        let post = host.post();
+        let admin_address = config.admin.address;
+        let admin_listener = TcpListener::bind(admin_address)
+            .map_err(|error| StartError::System(format!("admin {admin_address}: {error}")))?;
+        let admin_address = admin_listener.local_addr().map_err(system)?;
+
+        let to_shards = post.clone();
+        let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
+        let board = Arc::new(Switchboard::new(count, mailer));
+        let desk = Arc::new(Desk::new(board.clone(), assembly.fleet.clone()));
+
+        let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
+        let answers = Arc::new(move |ticket, answer| board.answer(ticket, answer));
+        let runner = Runner::new(&config, assembly, addresses.len(), count)?;
+        let (shards, listening) =
+            host.start(&addresses, answers, move |index, net| runner.run(index, net)).map_err(system)?;
+        let token = config.admin.token.as_ref().map(|token| token.reveal().to_string());
+        let admin = admin::serve(admin_listener, desk.clone(), token, annex);
+        for address in &listening {
+            info!(address:% = address, loops = count; "listening");
+        }
+        info!(address:% = admin_address; "admin listening");
+        Ok(Proxy { shards, listening, admin_address, admin, desk, post, count })
+    }
+
+    /// Addresses for clients, with their real ports.
+    pub fn listen_addresses(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// The admin address, with its real port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// What the admin API does, for the same process.
+    pub fn desk(&self) -> Arc<Desk> {
+        self.desk.clone()
+    }
+
+    /// Begins to close all sessions over this time; [`wait`](Proxy::wait) then returns.
+    pub fn drain(&self, time: Duration) {
+        self.desk.set_draining();
+        let ms = time.as_millis().min(u128::from(u32::MAX / 4)) as u32;
+        self.tell_all(&Mail::Drain { ms });
+    }
+
+    /// Stops at once.
+    pub fn stop_now(&self) {
+        self.tell_all(&Mail::Stop);
+    }
+
+    /// Drains and waits.
+    pub fn stop(self, time: Duration) {
+        self.drain(time);
+        self.wait();
+    }
+
+    /// Waits until all loops have stopped.
+    pub fn wait(self) {
+        for shard in self.shards {
+            // A loop that panicked has said so; the others still close their sessions.
+            let _ = shard.join();
+        }
+        self.admin.stop();
+    }
+
+    /// Waits until all loops have stopped, or this long. True: they have.
+    pub fn wait_for(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            if self.shards.iter().all(JoinHandle::is_finished) {
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// The mailboxes, for a thread that steers.
+    pub fn post(&self) -> Arc<Post> {
+        self.post.clone()
+    }
+
+    fn tell_all(&self, mail: &Mail) {
+        for shard in 0..self.count {
+            self.post.send(shard, mail.clone());
+        }
+    }
+}
+
+/// What each loop's thread does.
+#[derive(Clone)]
+struct Runner {
+    assembly: Arc<Assembly>,
+    memory: Arc<Budget>,
+    memory_step: usize,
+    connections: Arc<Budget>,
+    seed: [u8; 32],
+    listeners: u32,
+    shards: usize,
+    socket_buffer: u64,
+}
+
+impl Runner {
+    fn new(
+        config: &Config,
+        assembly: Assembly,
+        listeners: usize,
+        shards: usize,
+    ) -> Result<Runner, StartError> {
+        let chunks = config.limits.memory / CHUNK as u64;
+        let mut seed = [0; 32];
+        sys::random(&mut seed).map_err(system)?;
+        // A step is small beside a loop's share, so that no loop starves on what others hold unused.
+        let step = (chunks / (shards as u64 * 8)).clamp(1, STEP_MAX);
+        Ok(Runner {
+            assembly: Arc::new(assembly),
+            memory: Arc::new(Budget::new(chunks)),
+            memory_step: step as usize,
+            connections: Arc::new(Budget::new(u64::from(config.limits.connections))),
+            seed,
+            listeners: listeners as u32,
+            shards,
+            socket_buffer: config.limits.socket_buffer,
+        })
+    }
+
+    fn run(&self, index: usize, mut net: Net) {
+        net.set_socket_buffer(self.socket_buffer);
+        let mut seed = self.seed;
+        for (byte, own) in seed.iter_mut().zip(index.to_le_bytes()) {
+            *byte ^= own;
+        }
+        let plan = Plan {
+            index,
+            shards: self.shards,
+            listeners: self.listeners,
+            fleet: self.assembly.fleet.clone(),
+            house: self.assembly.house.clone(),
+            settings: self.assembly.settings.clone(),
+            memory: self.memory.clone(),
+            memory_step: self.memory_step,
+            connections: self.connections.clone(),
+            capacity: CAPACITY,
+            rng: Prng::new(seed),
+        };
+        let mut shard: Shard<Net, Ws> = Shard::new(plan, net);
+        while shard.turn() {}
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Config(why) | StartError::System(why) => to.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn system(error: std::io::Error) -> StartError {
+    StartError::System(error.to_string())
+}
+
+/// Chunks leased at a time: 1 MiB.
+const STEP_MAX: u64 = 512;
+
+/// Slots reserved per loop: growth copies, and the first ones should not.
+const CAPACITY: usize = 1_024;

@@ -1,0 +1,441 @@
+//! What is done now and then, and for whom nobody waits: queues, sweeps, mail, the drain.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use log::info;
+
+use super::{
+    Answer, Filter, Io, Mail, Owner, READ_MAX, SessionRow, Shard, Snapshot, State,
+};
+use crate::fleet::ServerState;
+use crate::kit::{Key, Tick, Timer};
+use crate::session::{Dialect, End, Event, Mover, Phase};
+
+/// What waits to be done.
+pub(super) struct Chores {
+    timer: Timer,
+    due: Tick,
+    /// New clients are taken.
+    pub accepting: bool,
+    /// Sessions that wait for their turn under a pool's connect rate.
+    pub queue: VecDeque<Key>,
+    /// Sockets that were not read for want of memory, and since when, at which count of confirmed
+    /// messages.
+    squeezed_clients: Vec<Key>,
+    squeezed_upstreams: Vec<Key>,
+    squeezed_since: Option<(Tick, u64)>,
+    sweeps: Vec<Sweep>,
+    listeners: Vec<u32>,
+    drain: Option<Drain>,
+    source: usize,
+    /// Messages counted at the end of the last turn.
+    pub relayed: u64,
+}
+
+/// A walk over all clients for those of one server.
+struct Sweep {
+    server: u16,
+    mover: Mover,
+    from: u32,
+    /// When it begins again: sessions may have had nowhere to go.
+    again_at: Option<Tick>,
+}
+
+/// The end: of n sessions the i-th is closed at i x ms / n.
+struct Drain {
+    since: Tick,
+    ms: u32,
+    total: u32,
+    stopped: u32,
+    from: u32,
+}
+
+impl Default for Chores {
+    fn default() -> Chores {
+        Chores {
+            timer: Timer::NONE,
+            due: Tick(0),
+            accepting: true,
+            queue: VecDeque::new(),
+            squeezed_clients: Vec::new(),
+            squeezed_upstreams: Vec::new(),
+            squeezed_since: None,
+            sweeps: Vec::new(),
+            listeners: Vec::new(),
+            drain: None,
+            source: 0,
+            relayed: 0,
+        }
+    }
+}
+
+impl Chores {
+    pub(super) fn is_armed(&self) -> bool {
+        !self.timer.is_none()
+    }
+
+    pub(super) fn rearm_listener(&mut self, listener: u32) {
+        if !self.listeners.contains(&listener) {
+            self.listeners.push(listener);
+        }
+    }
+
+    /// The local address to dial from, in turn.
+    pub(super) fn next_source(&mut self, sources: &[IpAddr]) -> Option<IpAddr> {
+        self.source = self.source.wrapping_add(1);
+        sources.get(self.source % sources.len().max(1)).copied()
+    }
+}
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// Sees to it that chores are looked at within `ms`.
+    pub(super) fn want_chores(&mut self, ms: u32) {
+        let due = self.core.now.after(ms);
+        if self.chores.timer.is_none() {
+            self.chores.timer = self.wheel.arm(due, Owner::Chores);
+        } else if due.is_before(self.chores.due) {
+            self.wheel.move_to(self.chores.timer, due);
+        } else {
+            return;
+        }
+        self.chores.due = due;
+    }
+
+    pub(super) fn do_chores(&mut self) {
+        self.chores.timer = Timer::NONE;
+        let listeners = std::mem::take(&mut self.chores.listeners);
+        self.lists.accept.extend(listeners);
+        self.serve_queue();
+        self.relieve();
+        self.sweep();
+        self.go_on_draining();
+    }
+
+    pub(super) fn take_mail(&mut self) {
+        let mut mails = std::mem::take(&mut self.mails);
+        self.io.take_mail(&mut mails);
+        for mail in mails.drain(..) {
+            self.read_mail(mail);
+        }
+        self.mails = mails;
+    }
+
+    fn read_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Verdict { server, verdict } => self.judge(server, verdict),
+            Mail::Breaker { server, since } => {
+                if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
+                    place.set_tripped(since);
+                }
+            }
+            Mail::State { server, state } => self.set_state(server, state),
+            Mail::Weight { server, weight } => {
+                if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
+                    place.weight = weight;
+                }
+            }
+            Mail::Reset { server } => {
+                if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
+                    place.breaker.on_success();
+                    place.set_tripped(None);
+                }
+            }
+            Mail::FailOver { server } => self.begin_sweep(server, Mover::Failover),
+            Mail::MoveSession { ticket, id } => {
+                let event = |_: &mut Self| Event::Move(Mover::Failover);
+                self.tell_one(ticket, id, event);
+            }
+            Mail::AbortSession { ticket, id } => {
+                self.tell_one(ticket, id, |_| Event::Stop(End::Aborted));
+            }
+            Mail::Accepting(accepting) => self.chores.accepting = accepting,
+            Mail::Count { ticket } => {
+                let snapshot = Box::new(self.snapshot());
+                self.io.answer(ticket, Answer::Snapshot(snapshot));
+            }
+            Mail::List { ticket, filter } => {
+                let (rows, next) = self.list(&filter);
+                self.io.answer(ticket, Answer::Sessions { rows, next });
+            }
+            Mail::Drain { ms } => self.begin_drain(ms),
+            Mail::Stop => self.state = State::Stopped,
+        }
+    }
+
+    fn tell_one(&mut self, ticket: u64, id: u128, event: impl Fn(&mut Self) -> Event<'static>) {
+        let key = self.clients.iter().find(|(_, client)| client.session.id() == id);
+        let key = key.map(|(key, _)| key);
+        if let Some(key) = key {
+            let event = event(self);
+            self.tell(key, event);
+        }
+        self.io.answer(ticket, Answer::Done(key.is_some()));
+    }
+
+    fn set_state(&mut self, server: u16, state: ServerState) {
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else { return };
+        place.state = state;
+        self.chores.sweeps.retain(|sweep| sweep.server != server || sweep.mover != Mover::Drain);
+        if matches!(state, ServerState::Draining | ServerState::Gone) {
+            self.begin_sweep(server, Mover::Drain);
+        }
+    }
+
+    fn begin_sweep(&mut self, server: u16, mover: Mover) {
+        self.chores.sweeps.push(Sweep { server, mover, from: 0, again_at: None });
+        self.want_chores(0);
+    }
+
+    /// Walks on, a bounded number of sessions at a time.
+    fn sweep(&mut self) {
+        let now = self.core.now;
+        let mut sweeps = std::mem::take(&mut self.chores.sweeps);
+        sweeps.retain_mut(|sweep| {
+            if sweep.again_at.is_some_and(|at| !at.is_due(now)) {
+                self.want_chores(SWEEP_PAUSE);
+                return true;
+            }
+            sweep.again_at = None;
+            // Draining sessions leave only when there is somewhere to go.
+            let somewhere = sweep.mover == Mover::Failover || self.fleet.has_other(sweep.server, now);
+            for _ in 0..SWEEP_MAX {
+                let next = self.clients.next_from(sweep.from);
+                let Some((key, client)) = next.filter(|_| somewhere) else {
+                    if sweep.mover == Mover::Failover {
+                        return false;
+                    }
+                    (sweep.from, sweep.again_at) = (0, Some(now.after(SWEEP_PAUSE)));
+                    self.want_chores(SWEEP_PAUSE);
+                    return true;
+                };
+                sweep.from = key.index + 1;
+                let session = &client.session;
+                if session.server() == Some(sweep.server) && session.phase() == Phase::Open {
+                    self.tell(key, Event::Move(sweep.mover));
+                }
+            }
+            self.want_chores(1);
+            true
+        });
+        sweeps.append(&mut self.chores.sweeps);
+        self.chores.sweeps = sweeps;
+    }
+
+    fn serve_queue(&mut self) {
+        let waiting = self.chores.queue.len();
+        for _ in 0..waiting {
+            let Some(key) = self.chores.queue.pop_front() else { break };
+            let before = self.chores.queue.len();
+            // It may find its pool's rate used up again: then it stands at the end of the queue, and
+            // so would all behind it. It goes back to the front: who waited longest is first.
+            self.dial(key);
+            self.perform(key);
+            if self.chores.queue.len() > before {
+                let back = self.chores.queue.pop_back();
+                self.chores.queue.extend(back);
+                self.chores.queue.rotate_right(1);
+                break;
+            }
+        }
+        if !self.chores.queue.is_empty() {
+            self.want_chores(QUEUE_PAUSE);
+        }
+    }
+
+    pub(super) fn squeeze_client(&mut self, key: Key) {
+        self.chores.squeezed_clients.push(key);
+        self.begin_squeeze();
+    }
+
+    pub(super) fn squeeze_upstream(&mut self, key: Key) {
+        self.chores.squeezed_upstreams.push(key);
+        self.begin_squeeze();
+    }
+
+    fn begin_squeeze(&mut self) {
+        if self.chores.squeezed_since.is_none() {
+            self.chores.squeezed_since = Some((self.core.now, self.confirmed()));
+        }
+        self.want_chores(SQUEEZE_PAUSE);
+    }
+
+    fn confirmed(&self) -> u64 {
+        self.core.stats.pools.iter().map(|tally| tally.confirmed).sum()
+    }
+
+    /// Reads on where memory was short. If it stays short and nothing moves, the session with the
+    /// largest unfinished message, or else the one that holds most, has to go (CONTRACT 2).
+    fn relieve(&mut self) {
+        let Some((since, confirmed)) = self.chores.squeezed_since else { return };
+        if self.chores.squeezed_clients.is_empty() && self.chores.squeezed_upstreams.is_empty() {
+            self.chores.squeezed_since = None;
+            return;
+        }
+        if self.confirmed() != confirmed {
+            self.chores.squeezed_since = Some((self.core.now, self.confirmed()));
+        } else if self.core.now.since(since) >= SQUEEZE_MAX && !self.core.chunks.room(2 * READ_MAX) {
+            self.shed();
+            self.chores.squeezed_since = Some((self.core.now, confirmed));
+        }
+        for key in std::mem::take(&mut self.chores.squeezed_upstreams) {
+            self.again_upstream(key);
+        }
+        for key in std::mem::take(&mut self.chores.squeezed_clients) {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.bits.stalled = true;
+            }
+            self.again_client(key);
+        }
+        self.want_chores(SQUEEZE_PAUSE);
+    }
+
+    fn shed(&mut self) {
+        let size = |key: &Key| {
+            let session = self.clients.get(*key).map(|client| &client.session);
+            session.map_or((0, 0), |session| (session.unfinished_bytes(), session.held_bytes()))
+        };
+        let largest = self.clients.iter().map(|(key, _)| key).max_by_key(size);
+        if let Some(key) = largest.filter(|key| size(key).1 > 0) {
+            self.tell(key, Event::Stop(End::Memory));
+        }
+    }
+
+    fn begin_drain(&mut self, ms: u32) {
+        if self.state != State::Running {
+            return;
+        }
+        info!(clients = self.clients.len(), ms; "draining");
+        self.lists.accept = (0..self.listeners).collect();
+        // Who waits in a listener's queue would be reset with it: they are taken, and told 503.
+        for listener in std::mem::take(&mut self.lists.accept) {
+            self.accept_from(listener);
+        }
+        self.state = State::Draining;
+        self.io.close_listeners();
+        let total = self.clients.len() as u32;
+        let since = self.core.now;
+        self.chores.drain = Some(Drain { since, ms, total, stopped: 0, from: 0 });
+        self.go_on_draining();
+    }
+
+    fn go_on_draining(&mut self) {
+        let now = self.core.now;
+        let Some(drain) = &self.chores.drain else { return };
+        // The last ones need time for their Close, before the deadline.
+        let window = drain.ms - (drain.ms / 4).min(DRAIN_MARGIN);
+        let elapsed = now.since(drain.since);
+        let late = elapsed >= window;
+        let wanted = u64::from(drain.total) * u64::from(elapsed) / u64::from(window.max(1));
+        let over = elapsed >= drain.ms;
+        while let Some(drain) = &mut self.chores.drain {
+            if !late && u64::from(drain.stopped) >= wanted.max(1) {
+                break;
+            }
+            let Some((key, client)) = self.clients.next_from(drain.from) else { break };
+            drain.from = key.index + 1;
+            // Those without a server wait for one to the deadline.
+            let phase = client.session.phase();
+            if late || !matches!(phase, Phase::Held) {
+                drain.stopped += 1;
+                self.tell(key, Event::Stop(End::Shutdown));
+            }
+        }
+        if late && let Some(drain) = &mut self.chores.drain {
+            // Again from the start: who was in the middle of a message, or held.
+            drain.from = 0;
+        }
+        if self.clients.len() == self.lists.graves.len() || over {
+            self.state = State::Stopped;
+            return self.stop_all();
+        }
+        self.want_chores(DRAIN_PAUSE);
+    }
+
+    /// The deadline is here: what is left is counted as unconfirmed.
+    fn stop_all(&mut self) {
+        let keys: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.tell(key, Event::Stop(End::Shutdown));
+            self.tell(key, Event::Stop(End::Fault));
+        }
+        self.flush();
+    }
+
+    /// Lets a moving session see whether it may leave now.
+    pub(super) fn nudge(&mut self, key: Key) {
+        if let Some(client) = self.clients.get_mut(key) {
+            self.core.with(&mut client.session, &[], |session, ctx| session.nudge(ctx));
+            self.perform(key);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            shard: self.index,
+            stats: self.core.stats.clone(),
+            clients: self.clients.len(),
+            upstreams: self.upstreams.len(),
+            timers: self.wheel.len(),
+            buffer_bytes: self.core.chunks.used_bytes(),
+            kept_bytes: self.core.stats.kept_bytes,
+            tripped: self.fleet.servers.iter().map(|server| server.tripped.is_some()).collect(),
+        }
+    }
+
+    fn list(&self, filter: &Filter) -> (Vec<SessionRow>, Option<u32>) {
+        let mut rows = Vec::new();
+        let mut from = filter.from;
+        for _ in 0..LIST_MAX {
+            let Some((key, client)) = self.clients.next_from(from) else { return (rows, None) };
+            from = key.index + 1;
+            let session = &client.session;
+            let wanted = session.pool().is_some()
+                && filter.server.is_none_or(|server| session.server() == Some(server))
+                && filter.state.as_ref().is_none_or(|state| session.phase().name() == state)
+                && filter.id.is_none_or(|id| session.id() == id);
+            if wanted {
+                rows.push(self.row(session));
+            }
+            if rows.len() >= filter.limit {
+                break;
+            }
+        }
+        (rows, Some(from))
+    }
+
+    fn row(&self, session: &crate::session::Session) -> SessionRow {
+        let target = session.kept().map_or("", |kept| &*kept.target);
+        SessionRow {
+            id: session.id(),
+            client: session.peer(),
+            path: target.to_string(),
+            pool: session.pool(),
+            server: session.server(),
+            phase: session.phase(),
+            age: self.core.now.since(session.opened()),
+            failovers: session.failovers(),
+            messages_up: session.messages_up(),
+            messages_down: session.messages_down(),
+            journal_bytes: session.journal_bytes() as u64,
+        }
+    }
+}
+
+/// How often sessions that wait for their turn are looked at, in ms.
+pub(super) const QUEUE_PAUSE: u32 = 5;
+
+/// How often memory is looked at while it is short, and after how long somebody has to go.
+const SQUEEZE_PAUSE: u32 = 20;
+const SQUEEZE_MAX: u32 = 1_000;
+
+/// Clients looked at per chore, and the pause before draining ones are asked again.
+const SWEEP_MAX: usize = 2_000;
+const SWEEP_PAUSE: u32 = 1_000;
+
+/// How often a drain goes on, and the end of its time that is kept for the last Closes, in ms.
+const DRAIN_PAUSE: u32 = 10;
+const DRAIN_MARGIN: u32 = 1_000;
+
+/// Slots looked at for one page of a list: at some 20 ns each, far below a turn that anybody notices.
+const LIST_MAX: usize = 20_000;

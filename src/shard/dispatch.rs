@@ -1,0 +1,328 @@
+//! Doing what sessions want done.
+
+use std::io::IoSlice;
+
+use log::{debug, info, warn};
+
+use super::chores::QUEUE_PAUSE;
+use super::{Bits, Dialled, Io, Kind, Mail, Owner, Shard, State, Token, Upstream};
+use crate::fleet::balance::{NoChoice, Wish};
+use crate::kit::{Chain, Key, Timer};
+use crate::session::{
+    Action, Asking, Dial, Dialect, End, Event, Life, Loss, Nobody, Phase, Verdict,
+};
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// Does all that the last event of this session asked for, and what that asks for in turn.
+    pub(super) fn perform(&mut self, key: Key) {
+        while !self.core.actions.is_empty() {
+            let mut doing = std::mem::take(&mut self.doing);
+            std::mem::swap(&mut doing, &mut self.core.actions);
+            for action in doing.drain(..) {
+                self.act(key, action);
+            }
+            self.doing = doing;
+        }
+    }
+
+    fn act(&mut self, key: Key, action: Action) {
+        match action {
+            Action::Route(asking) => self.route(key, &asking),
+            Action::Dial => self.dial(key),
+            Action::FlushClient => self.mark_client(key),
+            Action::FlushUpstream => {
+                if let Some(client) = self.clients.get(key) {
+                    self.mark_upstream(client.upstream);
+                }
+            }
+            Action::ReadClient => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.bits.stalled = true;
+                }
+                self.again_client(key);
+            }
+            Action::ReadUpstream => {
+                if let Some(client) = self.clients.get(key) {
+                    let upstream = client.upstream;
+                    self.again_upstream(upstream);
+                }
+            }
+            Action::HangUpUpstream { say } => self.hang_up_upstream(key, say),
+            Action::ShutClient => self.shut_client(key),
+            Action::HangUpClient => self.hang_up_client(key),
+            Action::Alarm(due) => self.set_alarm(key, due),
+            Action::Report(verdict) => self.report(key, verdict),
+            Action::Tell(life) => self.log(key, life),
+            Action::Bury => self.lists.graves.push(key),
+        }
+    }
+
+    /// Lets the session act without doing what it wants: for use inside `perform`.
+    fn call(&mut self, key: Key, event: Event<'_>) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        self.core.with(&mut client.session, &[], |session, ctx| session.on(event, ctx));
+    }
+
+    fn route(&mut self, key: Key, asking: &Asking) {
+        let event = if !self.chores.accepting || self.state != State::Running {
+            Event::Denied { status: 503, reason: "no new clients are taken now" }
+        } else {
+            match self.fleet.route(&asking.path, &asking.host) {
+                Some(pool) => Event::Routed { pool },
+                None => Event::Denied { status: 404, reason: "no route" },
+            }
+        };
+        self.call(key, event);
+    }
+
+    /// Picks a server for the session and begins to connect.
+    pub(super) fn dial(&mut self, key: Key) {
+        let Some(client) = self.clients.get(key) else { return };
+        let (session, now) = (&client.session, self.core.now);
+        let (Some(pool), Some(attempt)) = (session.pool(), session.attempt()) else { return };
+        if !client.upstream.is_none() {
+            return;
+        }
+        let held = session.phase() == Phase::Held;
+        let wish = Wish {
+            tried: &attempt.tried,
+            last: session.server().filter(|_| held),
+            desperate: now.since(attempt.since) > 0,
+        };
+        let server = match self.fleet.choose(pool, wish, now, &mut self.core.rng) {
+            Ok(server) => server,
+            Err(none) => {
+                let nobody = match none {
+                    NoChoice::AllTried => Nobody::AllTried,
+                    NoChoice::NoneUsable => Nobody::NoneUsable,
+                    NoChoice::Empty => Nobody::Empty,
+                };
+                return self.call(key, Event::NoServer(nobody));
+            }
+        };
+        // Reconnects only: the loss of one server must not knock over the others.
+        let rate = &self.fleet.pools[usize::from(pool)].connect_rate;
+        if held && let Err(_wait) = rate.take(u64::from(now.0)) {
+            self.chores.queue.push_back(key);
+            self.want_chores(QUEUE_PAUSE);
+            return self.call(key, Event::Queued);
+        }
+        self.connect(key, pool, server);
+    }
+
+    fn connect(&mut self, key: Key, pool: u16, server: u16) {
+        let now = self.core.now;
+        self.fleet.servers[usize::from(server)].take_trial(now);
+        self.call(key, Event::Dialling { server });
+        let place = &self.fleet.servers[usize::from(server)];
+        let source = self.chores.next_source(&self.fleet.pools[usize::from(pool)].sources);
+        let token = Token::upstream(self.upstreams.next_key());
+        let socket = match self.io.dial(place.address, source, token) {
+            Dialled::Socket(socket) => socket,
+            Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
+            Dialled::Exhausted => return self.call(key, Event::UpstreamLost(Loss::Exhausted)),
+        };
+        let Some(client) = self.clients.get_mut(key) else { return self.io.close(socket) };
+        let (session, core) = (&client.session, &mut self.core);
+        let (Some(kept), Some(attempt)) = (session.kept(), session.attempt()) else {
+            return self.io.close(socket);
+        };
+        let settings = &core.settings[usize::from(pool)];
+        let id = format!("{:032x}", session.id());
+        let next = attempt_number(session);
+        let mut extra = vec![("X-Wsteady-Session", id.as_str()), ("X-Wsteady-Next", &next)];
+        let first = session.phase() == Phase::Admitting;
+        if !first {
+            extra.push((&settings.reconnect_header, "1"));
+        }
+        let dial = Dial {
+            prefix: &place.prefix,
+            fixed: self.fleet.pools[usize::from(pool)].fixed,
+            kept,
+            extra: &extra,
+            plain: attempt.plain,
+            first,
+            pass: &settings.pass_headers,
+            head_max: core.house.header_max,
+        };
+        core.first_bytes.clear();
+        let dialect = D::open(dial, &mut core.rng, &mut core.first_bytes);
+        let mut spill = Chain::new();
+        // One head is small beside the reserve that clients' messages leave.
+        if core.chunks.room(core.first_bytes.len()) {
+            core.chunks.push(&mut spill, &core.first_bytes);
+        }
+        place.shared.connected();
+        let upstream = Upstream {
+            dialect,
+            socket,
+            rider: key,
+            server,
+            bits: Bits::default(),
+            stash: Chain::new(),
+            spill,
+        };
+        let inserted = self.upstreams.insert(upstream);
+        debug_assert_eq!(token.kind(), Some(Kind::Upstream(inserted)));
+        client.upstream = inserted;
+    }
+
+    /// Lets go of the upstream, with a Close if there is a place for one.
+    pub(super) fn hang_up_upstream(&mut self, key: Key, say: Option<u16>) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let upstream = std::mem::replace(&mut client.upstream, Key::NONE);
+        let Some(mut upstream) = self.upstreams.remove(upstream) else { return };
+        if let Some(code) = say
+            && upstream.bits.joined
+            && upstream.spill.is_empty()
+        {
+            let frame = upstream.dialect.close(code, "", &mut self.core.rng);
+            // Once, and without waiting: it is a courtesy to a server that is being left.
+            self.io.write(&mut upstream.socket, &[IoSlice::new(&frame)]);
+        }
+        self.core.chunks.clear(&mut upstream.stash);
+        self.core.chunks.clear(&mut upstream.spill);
+        let server = usize::from(upstream.server);
+        self.fleet.servers[server].shared.disconnected();
+        if upstream.bits.joined {
+            self.core.stats.servers[server].sessions -= 1;
+        }
+        self.io.close(upstream.socket);
+    }
+
+    fn shut_client(&mut self, key: Key) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if !client.bits.done && let Some(socket) = &mut client.socket {
+            client.bits.done = true;
+            self.io.shut(socket);
+            self.again_client(key);
+        }
+    }
+
+    pub(super) fn hang_up_client(&mut self, key: Key) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if let Some(socket) = client.socket.take() {
+            self.io.close(socket);
+            self.core.stats.closed += 1;
+            self.connections.give_back(1);
+        }
+    }
+
+    fn set_alarm(&mut self, key: Key, due: crate::kit::Tick) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if client.timer.is_none() {
+            client.timer = self.wheel.arm(due, Owner::Client(key));
+        } else {
+            self.wheel.move_to(client.timer, due);
+        }
+        debug_assert_ne!(client.timer, Timer::NONE);
+    }
+
+    /// Passes a verdict to the server's home loop.
+    fn report(&mut self, key: Key, verdict: Verdict) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(server) = client.session.server() else { return };
+        let stats = &mut self.core.stats.servers[usize::from(server)];
+        match verdict {
+            Verdict::Success => {
+                if let Some(upstream) = self.upstreams.get_mut(client.upstream) {
+                    upstream.bits.joined = true;
+                    stats.sessions += 1;
+                    stats.sessions_total += 1;
+                }
+            }
+            Verdict::Failure | Verdict::LostConnection => stats.failures += 1,
+        }
+        let home = usize::from(server) % self.shards;
+        if home == self.index {
+            self.judge(server, verdict);
+        } else {
+            self.io.send(home, Mail::Verdict { server, verdict });
+        }
+    }
+
+    /// At home: what all loops saw of this server decides its breaker.
+    pub(super) fn judge(&mut self, server: u16, verdict: Verdict) {
+        let now = self.core.now;
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else { return };
+        let changed = match verdict {
+            Verdict::Success => place.breaker.on_success(),
+            Verdict::Failure => place.breaker.on_failure(),
+            Verdict::LostConnection => place.breaker.on_lost_connection(now),
+        };
+        if !changed {
+            return;
+        }
+        let since = place.breaker.is_open().then_some(now);
+        let was = place.tripped.is_some();
+        if was != since.is_some() {
+            match since {
+                Some(_) => warn!(server = place.id.as_str(); "breaker opened"),
+                None => info!(server = place.id.as_str(); "breaker closed"),
+            }
+        }
+        place.set_tripped(since);
+        for shard in (0..self.shards).filter(|shard| *shard != self.index) {
+            self.io.send(shard, Mail::Breaker { server, since });
+        }
+    }
+
+    /// One line per event in a session's life.
+    fn log(&mut self, key: Key, life: Life) {
+        let Some(client) = self.clients.get(key) else { return };
+        let session = &client.session;
+        let id = format!("{:032x}", session.id());
+        let peer = session.peer().to_string();
+        let pool = session.pool().map_or("-", |pool| &self.fleet.pools[usize::from(pool)].name);
+        let server =
+            session.server().map_or("-", |server| &self.fleet.servers[usize::from(server)].id);
+        match life {
+            Life::Opened => {
+                self.core.stats.kept_bytes += session.kept_bytes() as u64;
+                let path = session.kept().map_or("", |kept| &*kept.target);
+                info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, path; "opened");
+            }
+            Life::Lost(loss) => {
+                let (reason, journal) = (loss.name(), session.journal_bytes());
+                info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, reason, journal; "server lost");
+            }
+            Life::Failed(loss) => {
+                let reason = loss.name();
+                debug!(target: "session", session = id.as_str(), pool, server, reason; "attempt failed");
+            }
+            Life::Resumed { held_ms, replayed } => {
+                self.core.stats.hold.saturating_record(u64::from(held_ms.max(1)));
+                info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, held_ms, replayed; "resumed");
+            }
+            Life::Denied { status } => {
+                *self.core.stats.denied.entry(status).or_default() += 1;
+                debug!(target: "session", client = peer.as_str(), pool, status; "denied");
+            }
+            Life::Ended { end, unconfirmed } => {
+                self.log_end(key, &id, &peer, end, unconfirmed);
+            }
+        }
+    }
+
+    fn log_end(&self, key: Key, id: &str, peer: &str, end: End, unconfirmed: u32) {
+        let Some(client) = self.clients.get(key) else { return };
+        let session = &client.session;
+        if session.pool().is_none() {
+            return debug!(target: "session", client = peer; "left without asking");
+        }
+        let reason = end.name();
+        let (up, down) = (session.messages_up(), session.messages_down());
+        let failovers = session.failovers();
+        let ms = self.core.now.since(session.opened());
+        if unconfirmed > 0 {
+            warn!(target: "session", session = id, client = peer, reason, ms, up, down, failovers, unconfirmed; "ended");
+        } else {
+            info!(target: "session", session = id, client = peer, reason, ms, up, down, failovers, unconfirmed; "ended");
+        }
+    }
+}
+
+/// `X-Wsteady-Next`: the number of the first message that the connection will carry.
+fn attempt_number(session: &crate::session::Session) -> String {
+    session.confirmed().to_string()
+}

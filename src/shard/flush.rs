@@ -1,0 +1,280 @@
+//! Writing: one `writev` per leg and turn.
+
+use std::io::IoSlice;
+
+use super::{Io, Put, Shard};
+use crate::kit::{Key, Spot};
+use crate::session::{Dialect, Event, Place};
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// Writes what the turn has left to be written. Writing may wake more: that is written, too, a
+    /// few times; the rest waits for the next turn.
+    pub(super) fn flush(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            if self.lists.flush_upstreams.is_empty() && self.lists.flush_clients.is_empty() {
+                return;
+            }
+            let mut keys = std::mem::take(&mut self.lists.spare);
+            std::mem::swap(&mut keys, &mut self.lists.flush_upstreams);
+            for key in keys.drain(..) {
+                if let Some(upstream) = self.upstreams.get_mut(key) {
+                    upstream.bits.dirty = false;
+                    self.write_upstream(key);
+                }
+            }
+            std::mem::swap(&mut keys, &mut self.lists.flush_clients);
+            for key in keys.drain(..) {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.bits.dirty = false;
+                    self.write_client(key);
+                    self.perform(key);
+                }
+            }
+            self.lists.spare = keys;
+        }
+    }
+
+    pub(super) fn mark_client(&mut self, key: Key) {
+        if let Some(client) = self.clients.get_mut(key)
+            && !client.bits.dirty
+            && client.socket.is_some()
+        {
+            client.bits.dirty = true;
+            self.lists.flush_clients.push(key);
+        }
+    }
+
+    pub(super) fn mark_upstream(&mut self, key: Key) {
+        if let Some(upstream) = self.upstreams.get_mut(key)
+            && !upstream.bits.dirty
+        {
+            upstream.bits.dirty = true;
+            self.lists.flush_upstreams.push(key);
+        }
+    }
+
+    /// Writes what is queued for the client, then the direct parts of the scratch buffer; only what
+    /// the socket refuses of these is copied.
+    pub(super) fn write_client(&mut self, key: Key) {
+        let Some(client) = self.clients.get_mut(key) else {
+            self.core.direct.clear();
+            return;
+        };
+        let core = &mut self.core;
+        let mut broken = false;
+        while client.bits.writable && (client.session.has_output() || !core.direct.is_empty()) {
+            let Some(socket) = &mut client.socket else { break };
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut count = 0;
+            let mut total = 0;
+            let queued = client.session.output(&core.chunks);
+            let direct = core.direct.iter().map(|range| &self.scratch[range.clone()]);
+            for (slot, bytes) in slices.iter_mut().zip(queued.chain(direct)) {
+                *slot = IoSlice::new(bytes);
+                (count, total) = (count + 1, total + bytes.len());
+            }
+            let taken = match self.io.write(socket, &slices[..count]) {
+                Put::Bytes(taken) => taken,
+                Put::Wait => 0,
+                Put::Broken => {
+                    broken = true;
+                    break;
+                }
+            };
+            client.bits.writable = taken == total;
+            let queued = taken.min(client.session.held_output());
+            client.session.output_taken(queued, core.now, &mut core.chunks);
+            drop_direct(&mut core.direct, taken - queued);
+        }
+        for range in core.direct.drain(..) {
+            client.session.output_refused(&self.scratch[range], &mut core.chunks);
+        }
+        let upstream = client.upstream;
+        if broken {
+            // The end itself is seen by a read: what the client had sent before comes first.
+            client.bits.writable = false;
+            client.bits.readable = true;
+            client.bits.ended = true;
+            return self.again_client(key);
+        }
+        if !client.session.has_output() && client.session.awaits_drain() {
+            core.with(&mut client.session, &[], |session, ctx| {
+                session.on(Event::ClientDrained, ctx);
+            });
+        }
+        if client.session.wants_upstream()
+            && let Some(upstream_slot) = self.upstreams.get_mut(upstream)
+            && upstream_slot.bits.stalled
+        {
+            upstream_slot.bits.stalled = false;
+            self.again_upstream(upstream);
+        }
+    }
+
+    /// Writes to the server: what must go first, the journal, and the control frames where a frame
+    /// boundary allows them.
+    pub(super) fn write_upstream(&mut self, key: Key) {
+        for _ in 0..WRITES_MAX {
+            let Some(upstream) = self.upstreams.get_mut(key) else { return };
+            let rider = upstream.rider;
+            let Some(client) = self.clients.get_mut(rider) else { return self.fault(rider) };
+            if !(upstream.bits.done && upstream.bits.writable) {
+                return;
+            }
+            let core = &mut self.core;
+            let pool = client.session.pool().map_or(0, usize::from);
+            let settings = core.settings.get(pool).unwrap_or(&core.nobodys);
+            let parcel = &mut core.parcel;
+            client.session.compose(&upstream.dialect, core.now, settings, &mut core.rng, parcel);
+
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut count = 0;
+            let mut put = |bytes| {
+                // One place is left for control frames behind the journal.
+                let fits = count < SLICES_MAX - 1;
+                if fits {
+                    slices[count] = IoSlice::new(bytes);
+                    count += 1;
+                }
+                fits
+            };
+            let (mut spill, mut journal, mut control) = (0, 0, parcel.control.len());
+            let mut whole = true;
+            for bytes in core.chunks.slices(&upstream.spill, Spot::FRONT) {
+                whole &= put(bytes);
+                spill += if whole { bytes.len() } else { 0 };
+            }
+            if control > 0 && parcel.place == Place::Before {
+                whole &= put(&parcel.control);
+            }
+            for bytes in client.session.sendable(parcel.fenced, &core.chunks) {
+                whole &= put(bytes);
+                if !whole {
+                    break;
+                }
+                journal += bytes.len();
+            }
+            if control > 0 && parcel.place == Place::After {
+                if whole {
+                    slices[count] = IoSlice::new(&parcel.control);
+                    count += 1;
+                } else {
+                    control = 0;
+                }
+            }
+            let total = spill + control + journal;
+            if total == 0 {
+                return;
+            }
+            let taken = match self.io.write(&mut upstream.socket, &slices[..count]) {
+                Put::Bytes(taken) => taken,
+                Put::Wait => {
+                    upstream.bits.writable = false;
+                    return;
+                }
+                Put::Broken => {
+                    // As for clients: what it had said before it died is read first.
+                    (upstream.bits.writable, upstream.bits.readable) = (false, true);
+                    upstream.bits.ended = true;
+                    return self.again_upstream(key);
+                }
+            };
+            upstream.bits.writable = taken == total;
+            let sent = Taken::new(taken, spill, control, journal, parcel.place);
+            core.chunks.drop_front(&mut upstream.spill, sent.spill);
+            if sent.control > 0 {
+                let rest = &parcel.control[sent.control..];
+                core.chunks.push(&mut upstream.spill, rest);
+            }
+            self.account(rider, &sent);
+            if taken < total {
+                return;
+            }
+        }
+        self.mark_upstream(key);
+    }
+
+    /// Tells the session what left.
+    fn account(&mut self, rider: Key, sent: &Taken) {
+        let Some(client) = self.clients.get_mut(rider) else { return };
+        let (ping, close) = (self.core.parcel.ping, self.core.parcel.close);
+        self.core.with(&mut client.session, &[], |session, ctx| {
+            // The control frames stood before the journal, or behind it: each is told in its turn.
+            if sent.control > 0 {
+                session.pong_taken();
+            }
+            if sent.journal > 0 {
+                session.on(Event::Sent { count: sent.journal }, ctx);
+            }
+            if sent.control > 0 && let Some(number) = ping {
+                session.on(Event::Pinged { number }, ctx);
+            }
+            if sent.control > 0 && close {
+                session.on(Event::Farewelled, ctx);
+            }
+        });
+        self.perform(rider);
+    }
+}
+
+/// How the kernel's share of a write falls on its parts.
+struct Taken {
+    spill: usize,
+    control: usize,
+    journal: usize,
+}
+
+impl Taken {
+    fn new(taken: usize, spill: usize, control: usize, journal: usize, place: Place) -> Taken {
+        let of_spill = taken.min(spill);
+        let left = taken - of_spill;
+        let (of_control, of_journal) = match place {
+            Place::Before => (left.min(control), left.saturating_sub(control)),
+            Place::After => (left.saturating_sub(journal), left.min(journal)),
+        };
+        Taken { spill: of_spill, control: of_control, journal: of_journal }
+    }
+}
+
+/// Forgets the first `taken` bytes of the direct parts.
+fn drop_direct(direct: &mut Vec<std::ops::Range<usize>>, mut taken: usize) {
+    while taken > 0 {
+        let Some(first) = direct.first_mut() else { return };
+        let step = taken.min(first.len());
+        first.start += step;
+        taken -= step;
+        if first.start >= first.end {
+            direct.remove(0);
+        }
+    }
+}
+
+/// Parts of one write: at 2 KiB a chunk, 126 KiB.
+const SLICES_MAX: usize = 64;
+
+/// Writes to one server per turn.
+const WRITES_MAX: usize = 4;
+
+/// How often flushing may wake more flushing in one turn.
+const ROUNDS_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_falls_on_its_parts_in_order() {
+        let rows = [
+            (5, 10, 4, 20, Place::Before, (5, 0, 0)),
+            (12, 10, 4, 20, Place::Before, (10, 2, 0)),
+            (15, 10, 4, 20, Place::Before, (10, 4, 1)),
+            (15, 10, 4, 20, Place::After, (10, 0, 5)),
+            (33, 10, 4, 20, Place::After, (10, 3, 20)),
+            (34, 10, 4, 20, Place::After, (10, 4, 20)),
+        ];
+        for (taken, spill, control, journal, place, want) in rows {
+            let sent = Taken::new(taken, spill, control, journal, place);
+            assert_eq!((sent.spill, sent.control, sent.journal), want);
+        }
+    }
+}

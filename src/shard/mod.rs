@@ -1,0 +1,436 @@
+//! Knows one core's share: keys, queues, deadlines, budgets, pairs, accounts.
+//! Imports: std, hdrhistogram, log, crate::kit, crate::session, crate::fleet.
+//! Never: mio, std::net::Tcp, std::time, crate::wire, crate::net, crate::sim, crate::control.
+//!
+//! One thread, one poll, one slab of clients, one of upstreams, one chunk store, one timer wheel, one
+//! scratch buffer. A [`turn`](Shard::turn) is nine calls and nothing else.
+//!
+//! **Invariant:** nothing is shared but what is leased in steps; no lock, no allocation and no clock
+//! is touched per relayed message.
+
+mod chores;
+mod dispatch;
+mod flush;
+pub mod io;
+pub mod mail;
+pub mod pair;
+mod read;
+pub mod stats;
+pub mod token;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use self::io::{Accept, Dialled, Got, Io, Now, Put, Ready};
+pub use self::mail::{Answer, Filter, Mail};
+pub use self::pair::{Bits, Client, Upstream};
+pub use self::stats::{SessionRow, Snapshot, Stats};
+pub use self::token::{Kind, Token};
+use crate::fleet::Fleet;
+use crate::kit::{Budget, Chunks, Key, Prng, Slots, Tick, Timer, Wheel};
+use crate::session::{
+    Action, Ctx, Dialect, End, Event, House, Loss, Parcel, Phase, Session, Settings,
+};
+
+/// One core's share of the proxy, over a kernel `I` and a dialect `D`.
+pub struct Shard<I: Io, D: Dialect> {
+    /// The world. Public for the simulator, which owns both sides.
+    pub io: I,
+    index: usize,
+    shards: usize,
+    listeners: u32,
+    clients: Slots<Client<I::Socket>>,
+    upstreams: Slots<Upstream<I::Socket, D>>,
+    core: Core,
+    fleet: Fleet,
+    wheel: Wheel<Owner>,
+    scratch: Box<[u8]>,
+    lists: Lists,
+    chores: chores::Chores,
+    connections: Arc<Budget>,
+    ready: Vec<Ready>,
+    mails: Vec<Mail>,
+    due: Vec<Owner>,
+    doing: Vec<Action>,
+    state: State,
+}
+
+/// What every session may use, whatever its slot.
+struct Core {
+    now: Tick,
+    chunks: Chunks,
+    rng: Prng,
+    house: House,
+    settings: Vec<Settings>,
+    nobodys: Settings,
+    stats: Stats,
+    actions: Vec<Action>,
+    direct: Vec<Range<usize>>,
+    parcel: Parcel,
+    first_bytes: Vec<u8>,
+}
+
+/// Slots that something is to be done for, each at most once per list.
+#[derive(Default)]
+struct Lists {
+    read_clients: Vec<Key>,
+    read_upstreams: Vec<Key>,
+    flush_clients: Vec<Key>,
+    flush_upstreams: Vec<Key>,
+    graves: Vec<Key>,
+    /// Listeners that may hold more than one turn accepts.
+    accept: Vec<u32>,
+    /// Taken in turn with the lists above, so that none of them allocates twice.
+    spare: Vec<Key>,
+}
+
+/// Whose timer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Client(Key),
+    Chores,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Listeners are closed; sessions are being closed one by one.
+    Draining,
+    Stopped,
+}
+
+/// What a shard begins with.
+pub struct Plan {
+    pub index: usize,
+    pub shards: usize,
+    pub listeners: u32,
+    pub fleet: Fleet,
+    pub house: House,
+    /// One per pool.
+    pub settings: Vec<Settings>,
+    /// `limits.memory`, in chunks; shared by all shards.
+    pub memory: Arc<Budget>,
+    /// Chunks leased at a time.
+    pub memory_step: usize,
+    /// `limits.connections`; shared by all shards.
+    pub connections: Arc<Budget>,
+    /// Slots to reserve.
+    pub capacity: usize,
+    pub rng: Prng,
+}
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// A shard that has not turned yet.
+    pub fn new(plan: Plan, mut io: I) -> Shard<I, D> {
+        let now = io.now().tick;
+        let stats = Stats::new(plan.fleet.pools.len(), plan.fleet.servers.len());
+        let core = Core {
+            now,
+            chunks: Chunks::new(plan.memory, plan.memory_step),
+            rng: plan.rng,
+            house: plan.house,
+            settings: plan.settings,
+            nobodys: Settings::default(),
+            stats,
+            actions: Vec::new(),
+            direct: Vec::new(),
+            parcel: Parcel::default(),
+            first_bytes: Vec::new(),
+        };
+        Shard {
+            io,
+            index: plan.index,
+            shards: plan.shards,
+            listeners: plan.listeners,
+            clients: Slots::with_capacity(plan.capacity),
+            upstreams: Slots::with_capacity(plan.capacity),
+            core,
+            fleet: plan.fleet,
+            wheel: Wheel::new(now),
+            scratch: vec![0; STASH_ROOM + READ_MAX].into_boxed_slice(),
+            lists: Lists { accept: (0..plan.listeners).collect(), ..Lists::default() },
+            chores: chores::Chores::default(),
+            connections: plan.connections,
+            ready: Vec::new(),
+            mails: Vec::new(),
+            due: Vec::new(),
+            doing: Vec::new(),
+            state: State::Running,
+        }
+    }
+
+    /// One pass of the loop. False: the shard has stopped.
+    pub fn turn(&mut self) -> bool {
+        let wait = self.wait();
+        self.ready.clear();
+        self.io.poll(wait, &mut self.ready);
+        let began = self.io.now();
+        self.core.now = began.tick;
+        self.take_mail();
+        self.serve_ready();
+        self.fire_timers();
+        self.accept();
+        self.flush();
+        self.bury();
+        self.publish(began);
+        self.state != State::Stopped
+    }
+
+    /// How many clients have a slot.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// The sessions, for the simulator's laws.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.clients.iter().map(|(_, client)| &client.session)
+    }
+
+    /// All counts.
+    pub fn stats(&self) -> &Stats {
+        &self.core.stats
+    }
+
+    /// What must always hold between two turns; run in tests.
+    pub fn check_invariants(&self) {
+        self.core.chunks.check_invariants();
+        let mut joined = 0;
+        for (key, client) in self.clients.iter() {
+            client.session.check_invariants();
+            if let Some(upstream) = self.upstreams.get(client.upstream) {
+                assert_eq!(upstream.rider, key, "a pair is symmetric");
+                joined += 1;
+            } else {
+                assert!(client.upstream.is_none(), "a client holds a dead key");
+                let phase = client.session.phase();
+                let needs = matches!(phase, Phase::Open | Phase::Moving | Phase::Finishing);
+                assert!(!needs, "a session is {phase:?} without an upstream");
+            }
+            assert_eq!(client.socket.is_some(), client.session.has_client());
+            assert!(client.session.phase() != Phase::Over, "an ended session was not buried");
+        }
+        assert_eq!(joined, self.upstreams.len(), "an upstream without a rider");
+        let sockets = self.clients.iter().filter(|(_, client)| client.socket.is_some()).count();
+        let stats = &self.core.stats;
+        assert_eq!(stats.opened - stats.closed, sockets as u64, "opened - closed = active");
+        for tally in &stats.pools {
+            let unconfirmed: u64 = tally.unconfirmed.iter().sum();
+            let sum = tally.confirmed + unconfirmed + tally.journaled;
+            assert_eq!(tally.messages_up, sum, "up = confirmed + unconfirmed + journaled");
+        }
+        if self.clients.is_empty() {
+            assert_eq!(self.core.chunks.used(), 0, "an empty shard holds chunks");
+            assert!(self.wheel.len() <= usize::from(self.chores.is_armed()), "… or timers");
+        }
+    }
+
+    /// How long the poll may wait.
+    fn wait(&self) -> Option<u32> {
+        let lists = &self.lists;
+        let busy = !(lists.read_clients.is_empty()
+            && lists.read_upstreams.is_empty()
+            && lists.flush_clients.is_empty()
+            && lists.flush_upstreams.is_empty()
+            && lists.accept.is_empty());
+        if busy { Some(0) } else { self.wheel.next_in(self.core.now) }
+    }
+
+    fn serve_ready(&mut self) {
+        // Servers first: what they confirm makes room for what clients send.
+        for at in 0..self.ready.len() {
+            let ready = self.ready[at];
+            if let Some(Kind::Upstream(key)) = ready.token.kind() {
+                self.upstream_ready(key, ready);
+            }
+        }
+        for at in 0..self.ready.len() {
+            let ready = self.ready[at];
+            match ready.token.kind() {
+                Some(Kind::Client(key)) => self.client_ready(key, ready),
+                Some(Kind::Listener(listener)) => {
+                    if !self.lists.accept.contains(&listener) {
+                        self.lists.accept.push(listener);
+                    }
+                }
+                Some(Kind::Upstream(_) | Kind::Mail) | None => {}
+            }
+        }
+        self.read_again();
+    }
+
+    fn fire_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.turn(self.core.now, &mut due);
+        for owner in due.drain(..) {
+            match owner {
+                Owner::Client(key) => {
+                    let Some(client) = self.clients.get_mut(key) else {
+                        self.core.stats.stale += 1;
+                        continue;
+                    };
+                    client.timer = Timer::NONE;
+                    self.tell(key, Event::Due);
+                }
+                Owner::Chores => self.do_chores(),
+            }
+        }
+        self.due = due;
+    }
+
+    fn accept(&mut self) {
+        let mut listeners = std::mem::take(&mut self.lists.accept);
+        listeners.retain(|listener| self.accept_from(*listener));
+        // Only now: a listener that met its limit is re-armed by a timer, which pushes here.
+        listeners.append(&mut self.lists.accept);
+        self.lists.accept = listeners;
+    }
+
+    /// Accepts from one listener; true if more may wait.
+    fn accept_from(&mut self, listener: u32) -> bool {
+        for _ in 0..ACCEPTS_MAX {
+            if self.state != State::Running {
+                return false;
+            }
+            match self.io.accept(listener) {
+                Accept::Socket(socket, peer) => self.admit(socket, peer),
+                Accept::None => return false,
+                Accept::Failed => self.core.stats.accepts_failed += 1,
+                Accept::Exhausted => {
+                    // Its edge will not come again, even when descriptors are free.
+                    self.core.stats.accepts_failed += 1;
+                    self.chores.rearm_listener(listener);
+                    self.want_chores(LISTENER_PAUSE);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn admit(&mut self, mut socket: I::Socket, peer: std::net::SocketAddr) {
+        if self.connections.lease(1) == 0 {
+            *self.core.stats.denied.entry(503).or_default() += 1;
+            return self.io.close(socket);
+        }
+        let key = self.clients.next_key();
+        if !self.io.watch(&mut socket, Token::client(key)) {
+            self.connections.give_back(1);
+            self.core.stats.accepts_failed += 1;
+            return self.io.close(socket);
+        }
+        let session = Session::new(self.core.rng.next_u128(), peer, self.core.now);
+        let bits = Bits { writable: true, ..Bits::default() };
+        let upstream = Key::NONE;
+        let client = Client { session, socket: Some(socket), upstream, timer: Timer::NONE, bits };
+        let inserted = self.clients.insert(client);
+        debug_assert_eq!(inserted, key);
+        self.core.stats.opened += 1;
+        if let Some(client) = self.clients.get_mut(key) {
+            self.core.with(&mut client.session, &[], |session, ctx| session.begin(ctx));
+        }
+        self.perform(key);
+    }
+
+    fn bury(&mut self) {
+        let mut graves = std::mem::take(&mut self.lists.graves);
+        for key in graves.drain(..) {
+            let Some(client) = self.clients.remove(key) else { continue };
+            debug_assert!(client.socket.is_none() && client.upstream.is_none());
+            if client.session.was_opened() {
+                let kept = client.session.kept_bytes() as u64;
+                self.core.stats.kept_bytes = self.core.stats.kept_bytes.saturating_sub(kept);
+            }
+            if !client.timer.is_none() {
+                self.wheel.disarm(client.timer);
+            }
+        }
+        self.lists.graves = graves;
+    }
+
+    fn publish(&mut self, began: Now) {
+        let stats = &mut self.core.stats;
+        let ended = self.io.now();
+        let took = ended.micros.saturating_sub(began.micros);
+        stats.busy_micros += took;
+        stats.turns += 1;
+        let relayed = stats.relayed();
+        let new = relayed - self.chores.relayed;
+        if new > 0 {
+            self.chores.relayed = relayed;
+            stats.relay.saturating_record_n(took.max(1), new);
+        }
+    }
+
+    /// Tells a session what happened, and does what it wants done.
+    fn tell(&mut self, key: Key, event: Event<'_>) {
+        let Some(client) = self.clients.get_mut(key) else {
+            self.core.stats.stale += 1;
+            return;
+        };
+        self.core.with(&mut client.session, &[], |session, ctx| session.on(event, ctx));
+        self.perform(key);
+    }
+
+    /// A mistake of ours: it costs one session, not the process (STYLE 6).
+    #[cold]
+    fn fault(&mut self, key: Key) {
+        debug_assert!(false, "a dead pair");
+        self.core.stats.faults += 1;
+        self.tell(key, Event::Stop(End::Fault));
+    }
+}
+
+impl Core {
+    /// Lets a session act, with everything it may use.
+    #[inline]
+    fn with<R>(
+        &mut self,
+        session: &mut Session,
+        input: &[u8],
+        act: impl FnOnce(&mut Session, &mut Ctx<'_>) -> R,
+    ) -> R {
+        let pool = session.pool();
+        let settings = match pool {
+            Some(pool) => self.settings.get(usize::from(pool)).unwrap_or(&self.nobodys),
+            None => &self.nobodys,
+        };
+        let mut ctx = Ctx {
+            now: self.now,
+            chunks: &mut self.chunks,
+            rng: &mut self.rng,
+            house: &self.house,
+            settings,
+            tally: self.stats.tally(pool),
+            actions: &mut self.actions,
+            input,
+            direct: &mut self.direct,
+        };
+        act(session, &mut ctx)
+    }
+}
+
+/// How a connection that could not be written or read has ended.
+const BROKEN: Loss = Loss::Reset;
+
+/// Bytes of one read: large, because one buffer serves all connections of the loop.
+const READ_MAX: usize = 64 << 10;
+
+/// Room before them for what was kept of earlier reads.
+const STASH_ROOM: usize = 96 << 10;
+
+/// Accepts per listener and turn: those who are served already come first.
+const ACCEPTS_MAX: usize = 64;
+
+/// After so many ms a listener that met a limit is tried again.
+const LISTENER_PAUSE: u32 = 100;
+
+#[cfg(all(not(debug_assertions), target_pointer_width = "64"))]
+const _: () = {
+    use crate::session::dialect::ws::Ws;
+    // A client and its upstream, over sockets that are a descriptor each (STYLE 4).
+    assert!(size_of::<Client<i32>>() + size_of::<Upstream<i32, Ws>>() <= SLOTS_MAX);
+};
+
+/// Bytes of both slots of a session.
+#[cfg(all(not(debug_assertions), target_pointer_width = "64"))]
+const SLOTS_MAX: usize = 480;

@@ -1,0 +1,234 @@
+//! Reading: from a socket into the scratch buffer, from there to whoever understands it.
+
+use super::{BROKEN, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
+use crate::kit::{Key, Spot};
+use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    pub(super) fn client_ready(&mut self, key: Key, ready: Ready) {
+        let Some(client) = self.clients.get_mut(key) else {
+            self.core.stats.stale += 1;
+            return;
+        };
+        client.bits.readable |= ready.readable || ready.ended;
+        client.bits.ended |= ready.ended;
+        if ready.writable && !client.bits.writable {
+            client.bits.writable = true;
+            self.mark_client(key);
+        }
+        if ready.readable || ready.ended {
+            self.read_client(key);
+        }
+    }
+
+    pub(super) fn upstream_ready(&mut self, key: Key, ready: Ready) {
+        let Some(upstream) = self.upstreams.get_mut(key) else {
+            self.core.stats.stale += 1;
+            return;
+        };
+        let rider = upstream.rider;
+        upstream.bits.readable |= ready.readable || ready.ended;
+        upstream.bits.ended |= ready.ended;
+        if !upstream.bits.done {
+            if !(ready.writable || ready.ended) {
+                return;
+            }
+            if !self.io.is_connected(&mut upstream.socket) {
+                return self.tell(rider, Event::UpstreamLost(Loss::Refused));
+            }
+            upstream.bits.done = true;
+            self.tell(rider, Event::Connected);
+        }
+        if ready.writable {
+            if let Some(upstream) = self.upstreams.get_mut(key) {
+                upstream.bits.writable = true;
+            }
+            self.mark_upstream(key);
+        }
+        if ready.readable || ready.ended {
+            self.read_upstream(key);
+        }
+    }
+
+    /// Goes on with those who were not read to their end in the last turn.
+    pub(super) fn read_again(&mut self) {
+        let mut keys = std::mem::take(&mut self.lists.read_upstreams);
+        for key in keys.drain(..) {
+            if let Some(upstream) = self.upstreams.get_mut(key) {
+                upstream.bits.again = false;
+                self.read_upstream(key);
+            }
+        }
+        // What was put on the list meanwhile waits for the next turn.
+        keys.append(&mut self.lists.read_upstreams);
+        self.lists.read_upstreams = keys;
+        let mut keys = std::mem::take(&mut self.lists.read_clients);
+        for key in keys.drain(..) {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.bits.again = false;
+                self.read_client(key);
+            }
+        }
+        keys.append(&mut self.lists.read_clients);
+        self.lists.read_clients = keys;
+    }
+
+    pub(super) fn again_client(&mut self, key: Key) {
+        if let Some(client) = self.clients.get_mut(key)
+            && !client.bits.again
+            && client.socket.is_some()
+        {
+            client.bits.again = true;
+            self.lists.read_clients.push(key);
+        }
+    }
+
+    pub(super) fn again_upstream(&mut self, key: Key) {
+        if let Some(upstream) = self.upstreams.get_mut(key)
+            && !upstream.bits.again
+        {
+            upstream.bits.again = true;
+            self.lists.read_upstreams.push(key);
+        }
+    }
+
+    pub(super) fn read_client(&mut self, key: Key) {
+        for _ in 0..READS_MAX {
+            let Some(client) = self.clients.get_mut(key) else { return };
+            if !client.session.wants_client() {
+                return;
+            }
+            let Some(socket) = &mut client.socket else { return };
+            let chunks = &mut self.core.chunks;
+            // Whatever is read must find room: it is asked for before.
+            if !chunks.room(READ_MAX + RESERVE) {
+                return self.squeeze_client(key);
+            }
+            let kept = client.session.stashed().min(STASH_ROOM);
+            let got = if client.bits.readable {
+                self.io.read(socket, &mut self.scratch[STASH_ROOM..])
+            } else {
+                Got::Wait
+            };
+            let new = match got {
+                Got::Bytes(new) => new,
+                Got::Wait => {
+                    client.bits.readable = false;
+                    // What was kept while nothing might be begun is dealt with now.
+                    if kept == 0 || !client.bits.stalled {
+                        return;
+                    }
+                    0
+                }
+                Got::End => return self.tell(key, Event::ClientLost(Loss::Fin)),
+                Got::Broken => return self.tell(key, Event::ClientLost(BROKEN)),
+            };
+            client.bits.stalled = false;
+            let short = new < READ_MAX && !client.bits.ended;
+            if short {
+                client.bits.readable = false;
+            }
+            let begin = STASH_ROOM - kept;
+            client.session.unstash(&mut self.scratch[begin..STASH_ROOM], chunks);
+            let bytes = &self.scratch[begin..STASH_ROOM + new];
+            self.core.with(&mut client.session, bytes, |session, ctx| {
+                session.on(Event::ClientBytes { bytes, kept }, ctx);
+            });
+            self.perform(key);
+            if short {
+                return;
+            }
+        }
+        self.again_client(key);
+    }
+
+    pub(super) fn read_upstream(&mut self, key: Key) {
+        for _ in 0..READS_MAX {
+            let Some(upstream) = self.upstreams.get_mut(key) else { return };
+            if !upstream.bits.readable || !upstream.bits.done {
+                return;
+            }
+            let rider = upstream.rider;
+            let Some(client) = self.clients.get_mut(rider) else { return self.fault(rider) };
+            if !client.session.wants_upstream() {
+                upstream.bits.stalled = true;
+                return;
+            }
+            if !self.core.chunks.room(READ_MAX) {
+                return self.squeeze_upstream(key);
+            }
+            let kept = upstream.stash.len();
+            debug_assert!(kept <= STASH_ROOM);
+            let new = match self.io.read(&mut upstream.socket, &mut self.scratch[STASH_ROOM..]) {
+                Got::Bytes(new) => new,
+                Got::Wait => {
+                    upstream.bits.readable = false;
+                    return;
+                }
+                Got::End => {
+                    let heard = upstream.dialect.hear_end();
+                    return self.tell(rider, Event::Heard { heard, bytes: &[], at: 0 });
+                }
+                Got::Broken => return self.tell(rider, Event::UpstreamLost(BROKEN)),
+            };
+            let short = new < READ_MAX && !upstream.bits.ended;
+            if short {
+                upstream.bits.readable = false;
+            }
+            let begin = STASH_ROOM - kept;
+            if kept > 0 {
+                let chunks = &mut self.core.chunks;
+                let into = &mut self.scratch[begin..STASH_ROOM];
+                chunks.peek(&upstream.stash, Spot::FRONT, into);
+                chunks.clear(&mut upstream.stash);
+            }
+            self.hear(key, rider, begin, STASH_ROOM + new);
+            if short {
+                return;
+            }
+        }
+        self.again_upstream(key);
+    }
+
+    /// Lets the dialect make sense of what was read, and the session of that.
+    fn hear(&mut self, key: Key, rider: Key, mut at: usize, end: usize) {
+        let Some(client) = self.clients.get_mut(rider) else { return self.fault(rider) };
+        let Some(upstream) = self.upstreams.get_mut(key) else { return };
+        while at < end {
+            let (used, heard) = upstream.dialect.hear(&self.scratch[at..end]);
+            if matches!(heard, Heard::More) {
+                self.core.chunks.push(&mut upstream.stash, &self.scratch[at..end]);
+                break;
+            }
+            let bytes = &self.scratch[at..at + used];
+            self.core.with(&mut client.session, &self.scratch, |session, ctx| {
+                session.on(Event::Heard { heard, bytes, at }, ctx);
+            });
+            at += used;
+            let over = |action: &Action| matches!(action, Action::HangUpUpstream { .. });
+            if self.core.actions.iter().any(over) {
+                break;
+            }
+        }
+        if self.core.direct.is_empty() {
+            self.perform(rider);
+        } else {
+            self.write_client(rider);
+            self.perform(rider);
+        }
+        let moving = self.clients.get(rider).is_some_and(|client| {
+            client.session.phase() == Phase::Moving
+        });
+        if moving {
+            // A move waits for the end of a downward message, which this may have been.
+            self.nudge(rider);
+        }
+    }
+}
+
+/// Reads of one socket per wake-up: a busy session must not starve the others (THREATS O08).
+const READS_MAX: usize = 4;
+
+/// Memory that clients' messages leave to what comes from servers: Pongs must be read, for they
+/// give memory back.
+const RESERVE: usize = 128 << 10;

@@ -1,0 +1,157 @@
+//! How wsteady ends: TERM drains, INT and a second TERM stop at once. P03 of the threat model.
+
+use crate::support::frames::{CLOSE, Frame, TEXT};
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Origin, Raw, echo_origin, handshake};
+use crate::support::until_true;
+use rustix::process::Signal;
+use serde_json::json;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+const WAIT: Duration = Duration::from_secs(15);
+
+#[test]
+fn term_closes_sessions_with_1001_spread_over_the_drain_time_and_ends_with_0() {
+    // W-D13: no signal was handled. R-F12, B-D7: clients were simply cut off.
+    let origin = echo_origin();
+    let mut proxy = Proxy::start(&[origin.url()], json!({ "drain": "4s" }));
+    let clients: Vec<Raw> = (0..20).map(|_| Raw::open(proxy.address, "/", "")).collect();
+    proxy.signal(Signal::TERM);
+    let started = Instant::now();
+    let closing = clients.into_iter().map(|mut client| {
+        std::thread::spawn(move || {
+            let code = client.close_code(WAIT);
+            let after = started.elapsed();
+            client.send_frame(&Frame::masked(CLOSE, &code.to_be_bytes()));
+            client.end(WAIT);
+            (code, after)
+        })
+    });
+    let closing: Vec<_> = closing.collect();
+    until_true(WAIT, "new clients to be refused", || {
+        let Ok(stream) = TcpStream::connect(proxy.address) else {
+            return true;
+        };
+        drop(stream);
+        let mut client = Raw::connect(proxy.address);
+        client.send(handshake("/", "").as_bytes());
+        client
+            .try_head(Duration::from_secs(1))
+            .is_none_or(|head| head.status() == 503)
+    });
+    let mut closes: Vec<_> = closing.into_iter().map(|one| one.join().unwrap()).collect();
+    closes.sort_by_key(|(_, after)| *after);
+    assert!(closes.iter().all(|(code, _)| *code == 1001), "{closes:?}");
+    // The i-th of 20 at i x 4 s / 20: not in one heap.
+    let early = closes
+        .iter()
+        .filter(|(_, after)| *after < Duration::from_millis(1500))
+        .count();
+    assert!((3..=12).contains(&early), "{closes:?}");
+    assert!(closes[19].1 > Duration::from_secs(2), "{closes:?}");
+    assert_eq!(proxy.wait_exit(WAIT).code(), Some(0), "{}", proxy.log());
+    assert!(
+        started.elapsed() < Duration::from_secs(8),
+        "drain and a little"
+    );
+}
+
+#[test]
+fn a_message_under_way_is_finished_before_the_1001() {
+    let origin = Origin::bind();
+    let mut proxy = Proxy::start(&[origin.url()], json!({ "drain": "2s" }));
+    let mut client = Raw::connect(proxy.address);
+    client.send(handshake("/", "").as_bytes());
+    let (mut server, _) = origin.adopt("");
+    assert_eq!(client.head(WAIT).status(), 101);
+    server.send_frame(&Frame::new(TEXT, b"first half, ").unfinished());
+    proxy.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    server.send_frame(&Frame::new(0, b"second half"));
+    let mut whole = Vec::new();
+    loop {
+        let frame = client.frame(WAIT);
+        if frame.opcode == CLOSE {
+            assert_eq!(frame.close_code().0, 1001);
+            break;
+        }
+        whole.extend(frame.payload);
+    }
+    assert_eq!(whole, b"first half, second half");
+    drop((client, server));
+    assert_eq!(proxy.wait_exit(WAIT).code(), Some(0));
+}
+
+#[test]
+fn a_held_session_waits_for_its_server_to_the_deadline() {
+    let origin = Origin::bind();
+    let mut proxy = Proxy::start(&[origin.url()], json!({ "drain": "3s" }));
+    let mut client = Raw::connect(proxy.address);
+    client.send(handshake("/", "").as_bytes());
+    let (server, _) = origin.adopt("");
+    assert_eq!(client.head(WAIT).status(), 101);
+    drop(server);
+    // Dialled, but not answered: held.
+    let (mut late, head) = origin.next();
+    client.send_frame(&Frame::masked(TEXT, b"kept"));
+    proxy.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    late.accept(&head, "");
+    assert_eq!(late.frame(WAIT).payload, b"kept");
+    assert_eq!(client.close_code(WAIT), 1001);
+    drop((client, late));
+    assert_eq!(proxy.wait_exit(WAIT).code(), Some(0));
+}
+
+#[test]
+fn int_and_a_second_term_stop_at_once() {
+    for signals in [&[Signal::INT][..], &[Signal::TERM, Signal::TERM]] {
+        let origin = echo_origin();
+        let mut proxy = Proxy::start(&[origin.url()], json!({ "drain": "60s" }));
+        let mut client = Raw::open(proxy.address, "/", "");
+        client.send_frame(&Frame::masked(TEXT, b"x"));
+        assert_eq!(client.frame(WAIT).payload, b"x");
+        let started = Instant::now();
+        for signal in signals {
+            proxy.signal(*signal);
+            // Two that come together are one to the kernel.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(proxy.wait_exit(WAIT).code(), Some(0), "{}", proxy.log());
+        assert!(started.elapsed() < Duration::from_secs(3), "{signals:?}");
+        client.end(WAIT);
+    }
+}
+
+#[test]
+fn f37_when_wsteady_itself_is_killed_clients_see_1006_and_nothing_is_corrupt() {
+    use crate::support::client::Habit;
+    use crate::support::ledger::Checker;
+    use crate::support::peer::{Kind, Peer};
+    let peer = Peer::start(Kind::Node, "b1", &[]);
+    let mut proxy = Proxy::start(&[peer.url()], json!({}));
+    let habit = Habit {
+        every: Duration::from_millis(5),
+        ..Habit::default()
+    };
+    let crowd = crate::support::client::Crowd::start(proxy.address, 3, &habit);
+    crowd.send_more(150);
+    proxy.signal(Signal::KILL);
+    proxy.wait_exit(WAIT);
+    std::thread::sleep(Duration::from_millis(300));
+    let run = crowd.run;
+    let histories = crowd.leave();
+    assert!(
+        histories.iter().all(|one| one.closed == Some(1006)),
+        "{histories:?}"
+    );
+    let mut checker = Checker::new(run);
+    checker.read(&peer.log());
+    let verdict = checker.judge(&histories, Vec::new(), 0);
+    assert_eq!(
+        verdict.unexpected + verdict.inversions + verdict.cross_talk,
+        0,
+        "{verdict}"
+    );
+}
