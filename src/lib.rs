@@ -4,7 +4,7 @@
 //! use wsteady::{Proxy, control::config::Config};
 //!
 //! let servers = ["ws://10.0.0.1:9000".to_string(), "ws://10.0.0.2:9000".to_string()];
-//! let config = Config::default().with_backends(&servers).expect("two good URLs");
+//! let config = Config::with_backends(&servers).expect("two good URLs");
 //! let proxy = Proxy::start(config).expect("free addresses");
 //! proxy.wait();
 //! ```
@@ -32,9 +32,12 @@ pub mod kit;
 pub mod net;
 #[cfg(feature = "planted")]
 pub mod planted;
-// mod proxy;
+mod proxy;
 pub mod session;
 pub mod shard;
+pub mod sim;
+#[cfg(test)]
+mod tidy;
 pub mod wire;
 
-// pub use proxy::{Proxy, StartError};
+pub use proxy::{Proxy, StartError, Stopper};

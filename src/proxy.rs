@@ -59,8 +59,8 @@ impl Proxy {
 
         let to_shards = post.clone();
         let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
-        let board = Arc::new(Switchboard::new(count, mailer));
-        let desk = Arc::new(Desk::new(board.clone(), assembly.fleet.clone()));
+        let board = Arc::new(Switchboard::new(count, mailer).map_err(system)?);
+        let desk = Arc::new(Desk::new(board.clone(), assembly.fleet.clone(), config.limits.memory));
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
         let answers = Arc::new(move |ticket, answer| board.answer(ticket, answer));
@@ -68,7 +68,8 @@ impl Proxy {
         let (shards, listening) =
             host.start(&addresses, answers, move |index, net| runner.run(index, net)).map_err(system)?;
         let token = config.admin.token.as_ref().map(|token| token.reveal().to_string());
-        let admin = admin::serve(admin_listener, desk.clone(), token, annex);
+        let admin =
+            admin::serve(admin_listener, desk.clone(), token, annex).map_err(system)?;
         for address in &listening {
             info!(address:% = address, loops = count; "listening");
         }
@@ -91,16 +92,14 @@ impl Proxy {
         self.desk.clone()
     }
 
-    /// Begins to close all sessions over this time; [`wait`](Proxy::wait) then returns.
-    pub fn drain(&self, time: Duration) {
-        self.desk.set_draining();
-        let ms = time.as_millis().min(u128::from(u32::MAX / 4)) as u32;
-        self.tell_all(&Mail::Drain { ms });
+    /// What stops it, for another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { desk: self.desk.clone(), post: self.post.clone(), count: self.count }
     }
 
-    /// Stops at once.
-    pub fn stop_now(&self) {
-        self.tell_all(&Mail::Stop);
+    /// Begins to close all sessions over this time; [`wait`](Proxy::wait) then returns.
+    pub fn drain(&self, time: Duration) {
+        self.stopper().drain(time);
     }
 
     /// Drains and waits.
@@ -132,10 +131,27 @@ impl Proxy {
             std::thread::sleep(left.min(Duration::from_millis(50)));
         }
     }
+}
 
-    /// The mailboxes, for a thread that steers.
-    pub fn post(&self) -> Arc<Post> {
-        self.post.clone()
+/// Stops a proxy from another thread than the one that waits for it.
+#[derive(Clone)]
+pub struct Stopper {
+    desk: Arc<Desk>,
+    post: Arc<Post>,
+    count: usize,
+}
+
+impl Stopper {
+    /// Begins to close all sessions over this time.
+    pub fn drain(&self, time: Duration) {
+        self.desk.set_draining();
+        let ms = time.as_millis().min(u128::from(u32::MAX / 4)) as u32;
+        self.tell_all(&Mail::Drain { ms });
+    }
+
+    /// Stops at once.
+    pub fn stop_now(&self) {
+        self.tell_all(&Mail::Stop);
     }
 
     fn tell_all(&self, mail: &Mail) {

@@ -4,10 +4,11 @@
 //!
 //! **Invariant:** nothing here stands in the way of a message: a loop never waits for this room.
 
-// pub mod admin;
+pub mod admin;
 pub mod assemble;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod log;
-// pub mod report;
-// pub mod switchboard;
+pub mod report;
+pub mod switchboard;

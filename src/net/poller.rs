@@ -117,10 +117,13 @@ impl Io for Net {
 
     fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token) -> Dialled<TcpStream> {
         match socket::dial(to, from) {
-            Dialled::Socket(mut stream) if self.watch(&mut stream, token) => {
-                Dialled::Socket(stream)
+            Dialled::Socket(mut stream) => {
+                if self.watch(&mut stream, token) {
+                    Dialled::Socket(stream)
+                } else {
+                    Dialled::Exhausted
+                }
             }
-            Dialled::Socket(_) => Dialled::Exhausted,
             failed => failed,
         }
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::sys;
 use crate::shard::{Dialled, Got, Put};
 
 /// Begins to connect, from a given local address if there is one.
@@ -24,7 +25,7 @@ fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
     if let Some(from) = from {
         // The port is chosen by connect, which knows the destination: 64,000 per server and not
         // 64,000 in all.
-        socket.set_bind_address_no_port(true)?;
+        sys::bind_address_no_port(&socket)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
     match socket.connect(&to.into()) {

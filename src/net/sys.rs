@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use rustix::thread::UnshareFlags;
 
 /// Gives the calling thread a descriptor table of its own, a copy of the present one: no lock on
@@ -29,4 +31,24 @@ pub fn raise_descriptor_limit() -> u64 {
 pub fn random(into: &mut [u8]) -> std::io::Result<()> {
     use std::io::Read;
     std::fs::File::open("/dev/urandom")?.read_exact(into)
+}
+
+/// Lets `connect` choose the local port (ip(7), IP_BIND_ADDRESS_NO_PORT): it knows the destination,
+/// so that each server has all ports of each source address.
+///
+/// Errors: those of setsockopt(2).
+pub fn bind_address_no_port(socket: &impl std::os::fd::AsFd) -> std::io::Result<()> {
+    let descriptor: BorrowedFd<'_> = socket.as_fd();
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is borrowed and so is open; the value is a live c_int of the given size.
+    let result = unsafe {
+        libc::setsockopt(
+            descriptor.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -27,12 +27,17 @@ fn survive(what: &str, fault: impl Fn(&mut Peer), heal: impl Fn(&mut Peer)) {
     for kind in KINDS {
         let mut field = Field::start(&[kind, kind], &[], lazy_barrier(), 6, &brisk());
         field.crowd.send_more(200);
+        let mut before = 0;
         for index in 0..2 {
             field.strike(&format!("{kind:?}: {what}"), |peers| {
                 fault(&mut peers[index])
             });
             field.crowd.send_more(200);
             heal(&mut field.peers[index]);
+            let failovers = field.proxy.count("wsteady_failovers_total", &[]);
+            assert!(failovers > before, "{kind:?}: {what}: it moved nobody");
+            before = failovers;
+
             // Back in service before the other one fails.
             field.crowd.send_more(300);
         }
@@ -110,7 +115,14 @@ fn f15_a_black_hole() {
     let here = Peer::start(Kind::Node, "b2", &[]);
     let mut field = Field::over(vec![there, here], lazy_barrier(), 6, &brisk());
     field.crowd.send_more(200);
+    assert!(
+        field
+            .proxy
+            .count("wsteady_sessions_active", &[("server", "b1")])
+            > 0
+    );
     field.strike("black hole", |_| cable.pull());
+
     // Nobody says a word: only the deadline tells.
     until_true(HEALED, "sessions on the black hole to move", || {
         field
@@ -119,7 +131,9 @@ fn f15_a_black_hole() {
             == 0
     });
     field.crowd.send_more(300);
+    assert!(field.proxy.count("wsteady_failovers_total", &[]) > 0);
     cable.plug();
+
     field.conclude();
 }
 

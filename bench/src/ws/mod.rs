@@ -130,6 +130,7 @@ pub fn run(args: &Args) -> io::Result<bool> {
             })
             .collect();
         let measured = measure(&plan, &shared, before, args);
+        shared.failed.store(measured.is_err(), Release);
         shared.close.store(true, Release);
         let mut sums = Tally::new();
         for thread in threads {
@@ -371,8 +372,10 @@ pub struct Shared {
     pub start: AtomicU64,
     /// Threads whose traffic is over.
     pub draining: AtomicUsize,
-    /// The last sample is taken, or the run has failed: connections may be closed.
+    /// The last sample is taken: connections may be closed.
     pub close: AtomicBool,
+    /// The run cannot be finished: whatever a thread is doing, it ends.
+    pub failed: AtomicBool,
     gone: AtomicUsize,
     pub progress: Vec<Progress>,
 }
@@ -394,6 +397,7 @@ impl Shared {
             start: AtomicU64::new(0),
             draining: AtomicUsize::new(0),
             close: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             gone: AtomicUsize::new(0),
             progress: (0..threads).map(|_| Progress::default()).collect(),
         }

@@ -270,6 +270,19 @@ fn what_never_comes_back_is_lost() {
 }
 
 #[test]
+fn what_was_due_in_time_is_sent_even_late() {
+    // Far more than one loop of a test build can do in a tenth of a second.
+    let line = "--connections 3 --rate 3000000 --size 100 --warmup 0s --duration 100ms";
+    let json = result(Trick::None, line);
+    assert!(faults(&json).is_empty(), "{json:#}");
+    assert_eq!(json["sent_total"], 300_000, "{json:#}");
+    assert!(
+        json["latency_max_us"].as_f64().unwrap() > 100_000.0,
+        "{json:#}"
+    );
+}
+
+#[test]
 fn urls_are_taken_apart() {
     let parts = parse_url("ws://127.0.0.1:9000/a/b?c=d").unwrap();
     assert_eq!(parts.0, "127.0.0.1:9000".parse().unwrap());

@@ -35,6 +35,8 @@ pub struct Score {
     pub repeated: u64,
     /// Answers out of order, to another visitor's message, or to none.
     pub wrong: u64,
+    /// The most messages of one session that waited for their answers at once.
+    pub waiting_max: u64,
     /// Sessions that could not be opened, or ended before their visitor wanted it.
     pub disconnects: u64,
 }
@@ -52,6 +54,7 @@ impl Score {
         self.lost += other.lost;
         self.repeated += other.repeated;
         self.wrong += other.wrong;
+        self.waiting_max = self.waiting_max.max(other.waiting_max);
         self.disconnects += other.disconnects;
     }
 }
@@ -151,6 +154,8 @@ impl Ledger {
     /// The next message to send.
     fn compose(&mut self) -> String {
         self.sent += 1;
+        let waiting = self.sent + 1 - self.next;
+        self.score.waiting_max = self.score.waiting_max.max(waiting);
         format!("visitor {}, message {}", self.visitor, self.sent)
     }
 
@@ -221,7 +226,8 @@ fn talk(
     until: Instant,
     stop: &AtomicBool,
 ) -> Result<(), Error> {
-    let mut next_send = Instant::now();
+    // Not all at the same moment: whenever a server dies, somebody has just spoken.
+    let mut next_send = Instant::now() + PACE * (ledger.visitor - 1) / VISITORS;
     while next_send < until && !stop.load(Ordering::Relaxed) {
         let left = next_send.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -235,6 +241,13 @@ fn talk(
     let deadline = Instant::now() + ANSWER_PATIENCE;
     while !ledger.is_even() && Instant::now() < deadline {
         listen(socket, ledger, STOP_PATIENCE)?;
+    }
+    // Answers that come twice come late; and a session that has just moved is still looked at.
+    let end = Instant::now() + LINGER;
+    while let left = end.saturating_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        listen(socket, ledger, left)?;
     }
     Ok(())
 }
@@ -292,6 +305,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// For the last answers: the proxy's back-off goes up to 2 s, and then a server must take it all.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between the last answer and the Close: three looks at the sessions.
+const LINGER: Duration = Duration::from_millis(300);
+
 /// For a handshake through the proxy (which waits 5 s for a server), and for a Close.
 const DIAL_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -330,9 +346,13 @@ mod tests {
             let score = ledger.close();
             let got = [score.echoed, score.lost, score.repeated, score.wrong];
             assert_eq!(got, *expected, "{answers:?}");
-            assert_eq!((score.sent, score.sessions), (3, 1));
+            assert_eq!((score.sent, score.sessions, score.waiting_max), (3, 1, 3));
         }
-        for stranger in ["visitor 2, message 1", "alpha: visitor 1, message 1", "alpha: "] {
+        for stranger in [
+            "visitor 2, message 1",
+            "alpha: visitor 1, message 1",
+            "alpha: ",
+        ] {
             let mut ledger = ledger(1);
             ledger.on_answer(stranger);
             assert_eq!(ledger.score.wrong, 1, "{stranger}");
@@ -385,8 +405,17 @@ mod tests {
         let score = play(server.address(), length, &stop, |cue| seen.push(cue));
         assert!(score.is_clean(), "{score:?}");
         assert_eq!((score.sessions, score.repeated), (3, 0));
-        assert_eq!((score.sent, score.echoed), (33, 33), "0, 50, … 500 ms");
-        let all = [Cue::KillBusiest, Cue::KillOther, Cue::ReviveVictim, Cue::ReviveAll];
+        assert_eq!(
+            (score.sent, score.echoed),
+            (33, 33),
+            "0, 50, … 500 ms and a little"
+        );
+        let all = [
+            Cue::KillBusiest,
+            Cue::KillOther,
+            Cue::ReviveVictim,
+            Cue::ReviveAll,
+        ];
         assert_eq!(seen, all);
 
         let score = play(server.address(), length, &stop, |cue| {

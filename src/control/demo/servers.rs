@@ -62,7 +62,7 @@ impl EchoServer {
             .map_or(0, |run| lock(&run.shared.lines).open.len())
     }
 
-    /// Messages answered, since the start and over all its lives.
+    /// Messages heard, since the start and over all its lives.
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
     }
@@ -218,8 +218,9 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Result<(), Error> {
             // the replies to the messages before its Ping.
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => continue,
         };
-        answer(shared, &mut socket, reply)?;
+        // Counted before the answer: who reads the answer finds its message counted.
         shared.messages.fetch_add(1, Ordering::Relaxed);
+        answer(shared, &mut socket, reply)?;
     }
 }
 

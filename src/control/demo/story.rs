@@ -157,11 +157,6 @@ impl Story {
         debug_assert!(self.owed > 0 || self.open.steps.is_empty());
     }
 
-    /// Whether every move that was seen has been told of.
-    pub fn is_settled(&self) -> bool {
-        self.owed == 0
-    }
-
     fn compare(&mut self, row: &SessionRow) {
         // While it is held, a row may name the server that is dialled: not yet its own.
         if !matches!(row.phase, Phase::Open | Phase::Moving) {
@@ -337,10 +332,7 @@ mod tests {
             replayed: 3,
         };
         assert_eq!(moves(&story), [moved]);
-        assert_eq!(
-            (story.entries[0].number, story.entries[0].at_ms),
-            (1, 300)
-        );
+        assert_eq!((story.entries[0].number, story.entries[0].at_ms), (1, 300));
         story.observe(
             400,
             look(vec![row(7, Phase::Open, Some(1), 1)], &[(210, 1)], 3),
@@ -360,7 +352,11 @@ mod tests {
             story.observe(100, look(vec![old.clone()], &[(5, 1)], 9));
             story.observe(200, look(vec![old.clone()], &[(5, 1)], 9));
             story.observe(300, look(vec![old.clone()], &[(5, 1)], 9));
-            assert_eq!(moves(&story), [], "a hold before the first look is nobody's");
+            assert_eq!(
+                moves(&story),
+                [],
+                "a hold before the first look is nobody's"
+            );
             let half = match rows_first {
                 true => look(vec![new.clone()], &[(5, 1)], 9),
                 false => look(vec![old], &[(5, 2)], 10),
@@ -374,7 +370,7 @@ mod tests {
                 replayed: 1,
             };
             assert_eq!(moves(&story), [moved], "rows first: {rows_first}");
-            assert!(story.is_settled());
+            assert_eq!((story.owed, story.waited), (0, 0));
         }
     }
 
@@ -481,7 +477,10 @@ mod tests {
         let value = story.entries[1].json(&["alpha", "beta"]);
         assert_eq!(value["sessions"][0]["from"], "alpha");
         assert_eq!(value["sessions"][0]["to"], "beta");
-        assert_eq!((&value["hold_ms"], &value["replayed"]), (&json!(2), &json!(4)));
+        assert_eq!(
+            (&value["hold_ms"], &value["replayed"]),
+            (&json!(2), &json!(4))
+        );
     }
 
     #[test]

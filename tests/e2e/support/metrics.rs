@@ -1,8 +1,9 @@
 //! Reads `/metrics` and checks the laws that hold at every scrape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 pub struct Metrics {
+    declared: HashSet<String>,
     samples: Vec<Sample>,
 }
 
@@ -18,20 +19,24 @@ impl Metrics {
         let lines = text
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let declared = types
+            .filter_map(|rest| rest.split(' ').next())
+            .map(str::to_owned);
         Metrics {
+            declared: declared.collect(),
             samples: lines.map(sample).collect(),
         }
     }
 
-    /// The sum over all samples of that name whose labels contain `labels`.
+    /// The sum over all samples of that name whose labels contain `labels`. A name that was never
+    /// declared panics: a misspelt one would be zero, and zero is what many tests wait for.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        assert!(self.declared.contains(name), "no metric {name}");
+
         self.find(name, labels)
             .map(|sample| sample.value)
             .sum::<f64>() as u64
-    }
-
-    pub fn has(&self, name: &str) -> bool {
-        self.samples.iter().any(|sample| sample.name == name)
     }
 
     fn find<'a>(
@@ -117,7 +122,19 @@ fn sample(line: &str) -> Sample {
 
 #[test]
 fn a_broken_law_is_found() {
-    let text = "# HELP x y\n\
+    let names = [
+        "connections_opened_total",
+        "connections_closed_total",
+        "connections_active",
+    ];
+    let more = ["total", "confirmed_total", "unconfirmed_total", "journaled"];
+    let more = more.map(|name| format!("messages_{name}"));
+    let all = names.iter().copied().chain(more.iter().map(String::as_str));
+    let types: String = all
+        .map(|name| format!("# TYPE wsteady_{name} any\n"))
+        .collect();
+    let text = types
+        + "# HELP x y\n\
         wsteady_connections_opened_total 5\nwsteady_connections_closed_total 3\n\
         wsteady_connections_active 2\n\
         wsteady_messages_total{pool=\"a\",direction=\"up\"} 10\n\
@@ -125,7 +142,7 @@ fn a_broken_law_is_found() {
         wsteady_messages_confirmed_total{pool=\"a\"} 7\n\
         wsteady_messages_unconfirmed_total{pool=\"a\",reason=\"poison\"} 1\n\
         wsteady_messages_journaled{pool=\"a\"} 2\n";
-    Metrics::parse(text).check_laws().unwrap();
+    Metrics::parse(&text).check_laws().unwrap();
     let lost = text.replace("journaled{pool=\"a\"} 2", "journaled{pool=\"a\"} 1");
     assert!(
         Metrics::parse(&lost)

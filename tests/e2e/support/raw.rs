@@ -83,6 +83,8 @@ impl Head {
 pub struct Raw {
     pub stream: TcpStream,
     pub pending: Vec<u8>,
+    /// Whether [`Raw::frame`] answers Pings. A server whose messages shall stay unconfirmed doesn't.
+    pub answers: bool,
     ended: Option<End>,
 }
 
@@ -100,6 +102,7 @@ impl Raw {
         Raw {
             stream,
             pending: Vec::new(),
+            answers: true,
             ended: None,
         }
     }
@@ -167,12 +170,16 @@ impl Raw {
         }
     }
 
-    /// The next data frame or Close; Pings are answered on the way, Pongs passed over.
+    /// The next data frame or Close; Pongs and Pings on the way are passed over, Pings perhaps answered.
     pub fn frame(&mut self, limit: Duration) -> Frame {
         let deadline = Instant::now() + limit;
         loop {
             match self.next(deadline.saturating_duration_since(Instant::now())) {
-                Next::Frame(ping) if ping.opcode == PING => self.answer(&ping),
+                Next::Frame(ping) if ping.opcode == PING => {
+                    if self.answers {
+                        self.answer(&ping);
+                    }
+                }
                 Next::Frame(pong) if pong.opcode == PONG => {}
                 Next::Frame(frame) => return frame,
                 other => panic!(

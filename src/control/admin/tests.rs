@@ -1,0 +1,1002 @@
+//! A real server on port 0 before shards that are a thread with a script.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::*;
+use crate::fleet::{Balance, Pool, Server, ServerState};
+use crate::kit::Rate;
+use crate::session::Phase;
+use crate::shard::mail::Filter;
+use crate::shard::stats::{SessionRow, Stats};
+
+/// Two shards: a thread that answers mail, and remembers what came.
+struct Stand {
+    desk: Arc<Desk>,
+    server: Option<AdminServer>,
+    address: SocketAddr,
+    scene: Arc<Mutex<Scene>>,
+}
+
+#[derive(Default)]
+struct Scene {
+    told: Vec<String>,
+    tripped: [bool; 3],
+    /// This one answers nothing.
+    silent: Option<usize>,
+}
+
+fn fleet() -> Fleet {
+    let pool = |name: &str, members: &[u16]| Pool {
+        name: name.to_string(),
+        members: members.to_vec(),
+        balance: Balance::RoundRobin,
+        connect_rate: Arc::new(Rate::new(0)),
+        sources: Vec::new(),
+        fixed: false,
+    };
+    let server = |id: &str, port: u16, pool| {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Server::new(id.to_string(), format!("ws://{address}"), address, pool, 1)
+    };
+    Fleet {
+        pools: vec![pool("chat", &[0, 1]), pool("game", &[2])],
+        servers: vec![
+            server("a", 9001, 0),
+            server("b@::1", 9002, 0),
+            server("c", 9003, 1),
+        ],
+        routes: Vec::new(),
+    }
+}
+
+/// Shard n has the sessions n0 to n4, in slots 0, 10, 20..; the odd ones are held.
+fn rows(shard: usize) -> Vec<(u32, SessionRow)> {
+    let row = |n: u32| SessionRow {
+        id: u128::from(n) + 16 * shard as u128,
+        client: SocketAddr::from(([127, 0, 0, 1], 40_000 + n as u16)),
+        path: "/<script>\"&".to_string(),
+        pool: Some(0),
+        server: Some((n % 2) as u16),
+        phase: if n % 2 == 1 { Phase::Held } else { Phase::Open },
+        age: 1_000,
+        failovers: n,
+        messages_up: 3,
+        messages_down: 4,
+        journal_bytes: 5,
+    };
+    (0..5).map(|n| (10 * n, row(n))).collect()
+}
+
+/// As a shard lists: some slots at a time, so that a page may be short.
+fn page(shard: usize, filter: &Filter) -> Answer {
+    let (mut found, mut next) = (Vec::new(), None);
+    for (looked, (slot, row)) in rows(shard).into_iter().enumerate() {
+        if slot < filter.from {
+            continue;
+        }
+        if found.len() >= filter.limit || (slot > filter.from && looked % 3 == 0) {
+            next = Some(slot);
+            break;
+        }
+        let state = filter.state.as_deref();
+        if filter
+            .server
+            .is_none_or(|server| row.server == Some(server))
+            && state.is_none_or(|state| state == row.phase.name())
+            && filter.id.is_none_or(|id| row.id == id)
+        {
+            found.push(row);
+        }
+    }
+    Answer::Sessions { rows: found, next }
+}
+
+fn snapshot(shard: usize, tripped: &[bool]) -> Snapshot {
+    let mut stats = Stats::new(2, 3);
+    (stats.opened, stats.closed) = (10, 3);
+    stats.denied.insert(503, 2);
+    stats.servers[0].sessions = 3;
+    stats.servers[0].sessions_total = 7;
+    let tally = stats.tally(Some(0));
+    (tally.messages_up, tally.messages_down) = (9, 4);
+    (tally.confirmed, tally.journaled) = (6, 1);
+    tally.unconfirmed[2] = 2;
+    stats.hold.record(250).unwrap();
+    Snapshot {
+        shard,
+        stats,
+        clients: 7,
+        upstreams: 7,
+        timers: 1,
+        buffer_bytes: 4096,
+        kept_bytes: 100,
+        tripped: tripped.to_vec(),
+    }
+}
+
+fn reply(scene: &Mutex<Scene>, shard: usize, mail: Mail) -> Option<(u64, Answer)> {
+    let mut scene = scene.lock().unwrap();
+    if scene.silent == Some(shard) {
+        return None;
+    }
+    let has = |id: u128| rows(shard).iter().any(|(_, row)| row.id == id);
+    match mail {
+        Mail::Count { ticket } => {
+            let snapshot = snapshot(shard, &scene.tripped);
+            Some((ticket, Answer::Snapshot(Box::new(snapshot))))
+        }
+        Mail::List { ticket, filter } => Some((ticket, page(shard, &filter))),
+        Mail::MoveSession { ticket, id } | Mail::AbortSession { ticket, id } => {
+            scene.told.push(format!("{shard} session {id}"));
+            Some((ticket, Answer::Done(has(id))))
+        }
+        Mail::Reset { server } => {
+            scene.tripped[usize::from(server)] = false;
+            scene.told.push(format!("{shard} reset {server}"));
+            None
+        }
+        other => {
+            scene.told.push(format!("{shard} {other:?}"));
+            None
+        }
+    }
+}
+
+impl Stand {
+    fn new(token: Option<&str>, annex: Option<Arc<dyn Annex>>) -> Stand {
+        let (post, mails) = mpsc::channel::<(usize, Mail)>();
+        let post = Mutex::new(post);
+        let send = move |shard, mail| drop(post.lock().unwrap().send((shard, mail)));
+        let board = Arc::new(Switchboard::new(2, Box::new(send)).unwrap());
+        let scene = Arc::<Mutex<Scene>>::default();
+        let (theirs, shards) = (Arc::clone(&scene), Arc::downgrade(&board));
+        thread::spawn(move || {
+            for (shard, mail) in mails {
+                if let Some((ticket, answer)) = reply(&theirs, shard, mail)
+                    && let Some(board) = shards.upgrade()
+                {
+                    board.answer(ticket, answer);
+                }
+            }
+        });
+        let desk = Arc::new(Desk::new(board, fleet(), 1 << 20));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = serve(listener, Arc::clone(&desk), token.map(String::from), annex).unwrap();
+        Stand {
+            address: server.address().unwrap(),
+            desk,
+            server: Some(server),
+            scene,
+        }
+    }
+
+    fn told(&self) -> Vec<String> {
+        std::mem::take(&mut self.scene.lock().unwrap().told)
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(8)))
+            .unwrap();
+        stream
+    }
+
+    /// One request with a right Host unless the lines name one.
+    fn ask(&self, line: &str, lines: &[&str], body: &str) -> Got {
+        let mut stream = self.connect();
+        stream
+            .write_all(self.text(line, lines, body).as_bytes())
+            .unwrap();
+        Got::read(&mut stream, line.starts_with("HEAD")).unwrap()
+    }
+
+    fn text(&self, line: &str, lines: &[&str], body: &str) -> String {
+        let mut text = format!("{line} HTTP/1.1\r\n");
+        let starts = |name: &str| lines.iter().any(|line| line.starts_with(name));
+        if !starts("Host:") {
+            text += &format!("Host: {}\r\n", self.address);
+        }
+        if !body.is_empty() {
+            text += &format!("Content-Length: {}\r\n", body.len());
+        }
+        for line in lines {
+            text += &format!("{line}\r\n");
+        }
+        text + "\r\n" + body
+    }
+
+    fn get(&self, path: &str) -> Got {
+        self.ask(&format!("GET {path}"), &[], "")
+    }
+
+    fn change(&self, line: &str, body: &str) -> Got {
+        let lines: &[&str] = if body.is_empty() { &[] } else { &[JSON] };
+        self.ask(line, lines, body)
+    }
+}
+
+const JSON: &str = "Content-Type: application/json";
+
+#[derive(Debug)]
+struct Got {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Got {
+    fn read(stream: &mut TcpStream, bodiless: bool) -> std::io::Result<Got> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let mut got = Got {
+            status: head[9..12].parse().unwrap(),
+            head,
+            body: String::new(),
+        };
+        let length = got.header("Content-Length").unwrap().parse().unwrap();
+        let mut body = vec![0; if bodiless { 0 } else { length }];
+        stream.read_exact(&mut body)?;
+        got.body = String::from_utf8(body).unwrap();
+        Ok(got)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let start = format!("{name}: ");
+        self.head
+            .split("\r\n")
+            .find_map(|line| line.strip_prefix(&start))
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap().to_string()
+    }
+}
+
+#[test]
+fn reading_routes_answer() {
+    let stand = Stand::new(None, None);
+    let rows = [
+        ("/healthz", 200, "text/plain; charset=utf-8", "ok"),
+        ("/readyz", 200, "text/plain; charset=utf-8", "ready"),
+        (
+            "/metrics",
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            "wsteady_",
+        ),
+        ("/", 200, "text/html; charset=utf-8", "<!doctype html>"),
+        ("/v1/stats", 200, "application/json", "\"active\":14"),
+        ("/v1/pools", 200, "application/json", "\"name\":\"chat\""),
+        ("/v1/servers", 200, "application/json", "\"id\":\"b@::1\""),
+        ("/v1/servers/a", 200, "application/json", "\"sessions\":6"),
+        (
+            "/v1/servers/b%40%3A%3a1",
+            200,
+            "application/json",
+            "\"id\":\"b@::1\"",
+        ),
+        ("/v1/servers/zz", 404, "application/json", "no server"),
+        ("/v1/servers/", 404, "application/json", "not supported yet"),
+        ("/v1/sessions", 200, "application/json", "\"next\":null"),
+        ("/v1/events", 404, "application/json", "not supported yet"),
+        (
+            "/v1/openapi.json",
+            404,
+            "application/json",
+            "not supported yet",
+        ),
+        (
+            "/debug/pprof/heap",
+            404,
+            "application/json",
+            "not supported yet",
+        ),
+        (
+            "/backend/list",
+            404,
+            "application/json",
+            "not supported yet",
+        ),
+        ("/nothing", 404, "application/json", "no such route"),
+    ];
+    for (path, status, kind, part) in rows {
+        let got = stand.get(path);
+        assert_eq!(got.status, status, "{path}: {got:?}");
+        assert_eq!(got.header("Content-Type"), Some(kind), "{path}");
+        assert!(got.body.contains(part), "{path}: {got:?}");
+        let head = stand.ask(&format!("HEAD {path}"), &[], "");
+        assert_eq!((head.status, head.body.as_str()), (status, ""), "{path}");
+    }
+    assert!(stand.told().is_empty(), "reading changes nothing");
+}
+
+#[test]
+fn servers_and_stats_have_the_documented_fields() {
+    let stand = Stand::new(None, None);
+    stand.scene.lock().unwrap().tripped[2] = true;
+    let servers = stand.get("/v1/servers").json();
+    let [a, c] = [&servers["servers"][0], &servers["servers"][2]];
+    let fields = [
+        "id",
+        "pool",
+        "url",
+        "state",
+        "weight",
+        "healthy",
+        "breaker",
+        "sessions",
+        "sessions_total",
+    ];
+    assert!(fields.iter().all(|field| !a[field].is_null()), "{a}");
+    assert_eq!(
+        (&a["healthy"], &a["breaker"]),
+        (&json!(true), &json!("closed"))
+    );
+    assert_eq!(
+        (&c["healthy"], &c["breaker"]),
+        (&json!(false), &json!("open"))
+    );
+    let stats = stand.get("/v1/stats").json();
+    assert_eq!(stats["messages"]["up"], 18);
+    assert_eq!(stats["messages"]["unconfirmed"], 4);
+    assert_eq!(stats["connections"]["denied"]["503"], 4);
+    assert_eq!(stats["hold_seconds"]["count"], 2);
+    assert_eq!(stats["loops"].as_array().unwrap().len(), 2);
+    assert_eq!(stand.get("/v1/pools").json()["pools"][1]["usable"], 0);
+}
+
+#[test]
+fn changes_reach_all_shards_and_are_idempotent() {
+    let stand = Stand::new(None, None);
+    let id = "00000000000000000000000000000012";
+    let (end, back) = (
+        format!("/v1/sessions/{id}"),
+        format!("/v1/sessions/{id}/failover"),
+    );
+    let (end, back) = (format!("DELETE {end}"), format!("POST {back}"));
+    let rows: &[(&str, &str, &str, &[&str])] = &[
+        (
+            "PATCH /v1/servers/a",
+            r#"{"state":"draining"}"#,
+            r#""state":"draining""#,
+            &["State { server: 0, state: Draining }"],
+        ),
+        (
+            "PATCH /v1/servers/a",
+            r#"{"weight":7,"state":"enabled"}"#,
+            r#""weight":7"#,
+            &[
+                "Weight { server: 0, weight: 7 }",
+                "State { server: 0, state: Enabled }",
+            ],
+        ),
+        (
+            "POST /v1/servers/c/failover",
+            "",
+            r#""id":"c""#,
+            &["FailOver { server: 2 }"],
+        ),
+        (
+            "POST /v1/servers/c/failover",
+            "{}",
+            r#""id":"c""#,
+            &["FailOver { server: 2 }"],
+        ),
+        (
+            "POST /v1/servers/c/reset",
+            "",
+            r#""breaker":"closed""#,
+            &["reset 2"],
+        ),
+        (
+            "POST /v1/accept",
+            r#"{"paused":true}"#,
+            r#""paused":true"#,
+            &["Accepting(false)"],
+        ),
+        (
+            "POST /v1/accept",
+            r#"{"paused":false}"#,
+            r#""paused":false"#,
+            &["Accepting(true)"],
+        ),
+        (&end, "", r#""aborted":true"#, &["session 18"]),
+        (&back, "", r#""moving":true"#, &["session 18"]),
+    ];
+    stand.scene.lock().unwrap().tripped[2] = true;
+    for (line, body, part, told) in rows {
+        // Twice, with the same outcome: a script may repeat what it is not sure of.
+        for _ in 0..2 {
+            let got = stand.change(line, body);
+            assert_eq!(got.status, 200, "{line}: {got:?}");
+            assert!(got.body.contains(part), "{line}: {got:?}");
+            let mut mails = stand.told();
+            mails.sort_by_key(|mail| mail.as_bytes()[0]);
+            let wanted = ["0", "1"]
+                .iter()
+                .flat_map(|shard| told.iter().map(move |mail| format!("{shard} {mail}")));
+            assert_eq!(mails, wanted.collect::<Vec<_>>(), "{line}");
+        }
+    }
+    let fleet = stand.desk.fleet();
+    assert_eq!(fleet.servers[0].weight, 7);
+    assert_eq!(fleet.servers[0].state, ServerState::Enabled);
+}
+
+#[test]
+fn what_is_wrong_is_named_and_changes_nothing() {
+    let stand = Stand::new(None, None);
+    let rows = [
+        (
+            "PATCH /v1/servers/a",
+            r#"{"stat":"enabled"}"#,
+            400,
+            "\"stat\"",
+        ),
+        (
+            "PATCH /v1/servers/a",
+            r#"{"state":"gone"}"#,
+            400,
+            "\"state\"",
+        ),
+        (
+            "PATCH /v1/servers/a",
+            r#"{"state":3,"weight":1}"#,
+            400,
+            "\"state\"",
+        ),
+        (
+            "PATCH /v1/servers/a",
+            r#"{"state":"disabled","weight":-1}"#,
+            400,
+            "\"weight\"",
+        ),
+        (
+            "PATCH /v1/servers/a",
+            r#"{"state":"disabled","weight":1.5}"#,
+            400,
+            "\"weight\"",
+        ),
+        (
+            "PATCH /v1/servers/a",
+            r#"{"weight":65536}"#,
+            400,
+            "\"weight\"",
+        ),
+        ("PATCH /v1/servers/a", "{}", 400, "needed"),
+        ("PATCH /v1/servers/a", "", 400, "needed"),
+        ("PATCH /v1/servers/a", "[1]", 400, "object"),
+        ("PATCH /v1/servers/a", "{", 400, "not JSON"),
+        ("PATCH /v1/servers/zz", r#"{"weight":1}"#, 404, "\"zz\""),
+        ("POST /v1/servers/zz/failover", "", 404, "\"zz\""),
+        ("POST /v1/servers/a/reset", r#"{"now":1}"#, 400, "\"now\""),
+        ("POST /v1/accept", r#"{"paused":1}"#, 400, "\"paused\""),
+        ("POST /v1/accept", "", 400, "\"paused\""),
+        ("POST /v1/accept", r#"{"paused":true,"x":1}"#, 400, "\"x\""),
+        ("DELETE /v1/sessions/7", "", 404, "\"7\""),
+        (
+            "DELETE /v1/sessions/+0000000000000000000000000000012",
+            "",
+            404,
+            "no session",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"url":"ws://h"}"#,
+            404,
+            "not supported yet",
+        ),
+        ("DELETE /v1/servers/a", "", 404, "not supported yet"),
+        ("GET /v1/sessions?limit=0", "", 400, "limit"),
+        ("GET /v1/sessions?limit=1001", "", 400, "limit"),
+        ("GET /v1/sessions?state=asleep", "", 400, "asleep"),
+        ("GET /v1/sessions?after=9.0", "", 400, "cursor"),
+        ("GET /v1/sessions?after=x", "", 400, "cursor"),
+        ("GET /v1/sessions?server=zz", "", 404, "zz"),
+        ("GET /v1/sessions?limits=1", "", 400, "limits"),
+        ("GET /v1/sessions?limit=1&limit=2", "", 400, "twice"),
+        ("GET /v1/sessions?state=%ff", "", 400, "UTF-8"),
+    ];
+    for (line, body, status, part) in rows {
+        let got = stand.change(line, body);
+        assert_eq!(got.status, status, "{line} {body}: {got:?}");
+        assert!(got.error().contains(part), "{line} {body}: {got:?}");
+    }
+    // Nobody has it: all are asked, none acts.
+    let got = stand.change("DELETE /v1/sessions/000000000000000000000000000000ff", "");
+    assert_eq!(got.status, 404, "{got:?}");
+    assert_eq!(stand.told(), ["0 session 255", "1 session 255"]);
+    let fleet = stand.desk.fleet();
+    assert_eq!(fleet.servers[0].state, ServerState::Enabled);
+    assert_eq!(fleet.servers[0].weight, 1);
+}
+
+#[test]
+fn a_wrong_method_is_405_and_says_which_are_right() {
+    let stand = Stand::new(None, None);
+    let rows = [
+        ("POST", "/healthz", "GET, HEAD"),
+        ("DELETE", "/metrics", "GET, HEAD"),
+        ("PUT", "/v1/servers/a", "GET, HEAD, PATCH"),
+        ("POST", "/v1/sessions", "GET, HEAD"),
+        ("PATCH", "/v1/sessions/0", "GET, HEAD, DELETE"),
+        // Changes never by GET: an image in a page could send it.
+        ("GET", "/v1/servers/a/failover", "POST"),
+        ("GET", "/v1/servers/a/reset", "POST"),
+        ("GET", "/v1/sessions/0/failover", "POST"),
+        ("GET", "/v1/accept", "POST"),
+        ("OPTIONS", "/v1/accept", "POST"),
+        ("get", "/healthz", "GET, HEAD"),
+        ("TRACE", "/", "GET, HEAD"),
+    ];
+    for (method, path, allow) in rows {
+        let got = stand.ask(&format!("{method} {path}"), &[], "");
+        assert_eq!(got.status, 405, "{method} {path}: {got:?}");
+        assert_eq!(got.header("Allow"), Some(allow), "{method} {path}");
+    }
+    assert!(stand.told().is_empty());
+}
+
+#[test]
+fn s01_v41_what_a_foreign_page_can_send_is_refused_and_changes_nothing() {
+    let stand = Stand::new(None, None);
+    let own = format!("Origin: http://{}", stand.address);
+    let port = stand.address.port();
+    let own_name = [
+        format!("Host: localhost:{port}"),
+        format!("Origin: http://LOCALHOST:{port}"),
+    ];
+    let other_port = format!("Origin: http://127.0.0.1:{}", port.wrapping_add(1));
+    let rows: &[(&[&str], u16)] = &[
+        // The page's own name led to us: DNS rebinding.
+        (&["Host: evil.example", JSON], 421),
+        (
+            &["Host: evil.example:80", "Origin: http://evil.example", JSON],
+            421,
+        ),
+        (&["Host: 127.0.0.1.evil.example", JSON], 421),
+        (&["Host: localhost.evil.example", JSON], 421),
+        (&["Host: 0x7f000001", JSON], 421),
+        (&["Origin: http://evil.example", JSON], 403),
+        (&["Origin: null", JSON], 403),
+        (&[&other_port, JSON], 403),
+        (&[&own, "Origin: http://evil.example", JSON], 403),
+        (&["Origin: ftp://127.0.0.1", JSON], 403),
+        // What a form may send without asking first.
+        (&["Content-Type: text/plain"], 415),
+        (&["Content-Type: application/x-www-form-urlencoded"], 415),
+        (&["Content-Type: multipart/form-data; boundary=x"], 415),
+        (&["Content-Type: text/plain; application/json"], 415),
+        (&["Content-Type: text/plain", JSON], 415),
+        (&[], 415),
+        // And what its own pages and an operator's tools send.
+        (&[&own, JSON], 200),
+        (&["Host: [::1]:8081", JSON], 200),
+        (&[&own_name[0], &own_name[1], JSON], 200),
+        (&["Content-Type: Application/JSON ; charset=utf-8"], 200),
+    ];
+    for (lines, status) in rows {
+        let got = stand.ask("POST /v1/accept", lines, r#"{"paused":true}"#);
+        assert_eq!(got.status, *status, "{lines:?}: {got:?}");
+        let told = stand.told();
+        assert_eq!(
+            told.len(),
+            if *status == 200 { 2 } else { 0 },
+            "{lines:?}: {told:?}"
+        );
+        if *status != 200 {
+            assert!(!got.error().is_empty());
+            // A foreign page must not read either.
+            assert_eq!(got.header("Access-Control-Allow-Origin"), None);
+        }
+    }
+    let lines = ["Host: evil.example"];
+    assert_eq!(stand.ask("GET /v1/sessions", &lines, "").status, 421);
+    let lines = ["Origin: http://evil.example"];
+    assert_eq!(
+        stand.ask("POST /v1/servers/a/failover", &lines, "").status,
+        403
+    );
+    // A chunked body has no length, but is one.
+    let lines = ["Transfer-Encoding: chunked"];
+    let got = stand.ask("POST /v1/servers/a/failover", &lines, "");
+    assert_eq!(got.status, 415);
+    assert!(stand.told().is_empty());
+    let page = stand.get("/");
+    let policy = page.header("Content-Security-Policy").unwrap();
+    assert!(policy.contains("frame-ancestors 'none'"));
+}
+
+#[test]
+fn s02_the_token_is_needed_by_all_but_the_checks_of_health() {
+    let stand = Stand::new(Some("sesame-1"), None);
+    let right = "Authorization: Bearer sesame-1";
+    let rows: &[(&str, &[&str], u16)] = &[
+        ("/v1/stats", &[], 401),
+        ("/", &[], 401),
+        ("/metrics", &[], 401),
+        ("/nothing", &[], 401),
+        ("//healthz", &[], 401),
+        ("/v1/stats", &["Authorization: Bearer sesame-2"], 401),
+        ("/v1/stats", &["Authorization: Bearer sesame-11"], 401),
+        ("/v1/stats", &["Authorization: Bearer sesame-"], 401),
+        ("/v1/stats", &["Authorization: Bearer "], 401),
+        ("/v1/stats", &["Authorization: Bearersesame-1"], 401),
+        ("/v1/stats", &["Authorization: Basic sesame-1"], 401),
+        ("/v1/stats", &["Authorization: sesame-1"], 401),
+        ("/v1/stats", &[right, right], 401),
+        ("/v1/stats", &[right], 200),
+        ("/v1/stats", &["authorization: bearer  sesame-1"], 200),
+        // In a URL it would stay in histories and logs.
+        ("/v1/stats?token=sesame-1", &[], 401),
+        ("/v1/stats?token=sesame-1", &[right], 400),
+        ("/v1/stats?a=1&access_token=sesame-1", &[right], 400),
+        ("/v1/stats?%74oken=sesame-1", &[right], 400),
+        ("/healthz", &[], 200),
+        ("/readyz", &[], 200),
+    ];
+    for (path, lines, status) in rows {
+        let got = stand.ask(&format!("GET {path}"), lines, "");
+        assert_eq!(got.status, *status, "{path} {lines:?}: {got:?}");
+        assert!(!got.body.contains("sesame"), "{got:?}");
+        let challenge = got.header("WWW-Authenticate");
+        assert_eq!(challenge, (*status == 401).then_some("Bearer"));
+    }
+    // The token goes first: who hasn't got it learns nothing of what is wrong else.
+    let got = stand.ask("POST /v1/accept", &["Content-Type: text/plain"], "x");
+    assert_eq!(got.status, 401);
+}
+
+#[test]
+fn s02_comparing_takes_as_long_for_an_early_difference_as_for_a_late_one() {
+    let wanted = vec![b'x'; 16 * 1024];
+    let differing = |at: usize| {
+        let mut given = wanted.clone();
+        given[at] = b'y';
+        given
+    };
+    let time = |given: &[u8]| {
+        let mut times: Vec<Duration> = (0..1_000)
+            .map(|_| {
+                let begun = Instant::now();
+                assert!(!guard::is_same_secret(std::hint::black_box(given), &wanted));
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[500]
+    };
+    let (early, late) = (time(&differing(0)), time(&differing(16 * 1024 - 1)));
+    // One that stops at the first difference is a thousand times faster there.
+    assert!(late < early * 4 && early < late * 4, "{early:?} {late:?}");
+    assert!(guard::is_same_secret(&wanted, &wanted));
+    assert!(
+        !guard::is_same_secret(b"", b""),
+        "an empty token lets nobody in"
+    );
+}
+
+#[test]
+fn s03_a_path_that_only_looks_like_a_route_is_none() {
+    let stand = Stand::new(None, None);
+    for path in [
+        "/admin",
+        "//metrics",
+        "/%6detrics",
+        "/metrics/",
+        "/./metrics",
+        "/v1//stats",
+        "//",
+        "/v1/../metrics",
+        "/METRICS",
+    ] {
+        let got = stand.get(path);
+        assert_eq!(got.status, 404, "{path}: {got:?}");
+    }
+}
+
+#[test]
+fn sessions_come_in_pages_over_all_shards_each_once() {
+    let stand = Stand::new(None, None);
+    let all = |query: &str| {
+        let (mut ids, mut after, mut pages) = (Vec::new(), None::<String>, 0);
+        loop {
+            let cursor = after.map_or(String::new(), |after| format!("&after={after}"));
+            let page = stand.get(&format!("/v1/sessions?{query}{cursor}")).json();
+            for session in page["sessions"].as_array().unwrap() {
+                ids.push(session["id"].as_str().unwrap().to_string());
+            }
+            pages += 1;
+            assert!(pages < 20);
+            match page["next"].as_str() {
+                Some(next) => after = Some(next.to_string()),
+                None => return (ids, pages),
+            }
+        }
+    };
+    let ids = |numbers: &[u128]| -> Vec<String> {
+        numbers
+            .iter()
+            .map(|number| format!("{number:032x}"))
+            .collect()
+    };
+    let every = ids(&[0, 1, 2, 3, 4, 16, 17, 18, 19, 20]);
+    for limit in [1, 2, 3, 4, 5, 7, 9] {
+        let (found, pages) = all(&format!("limit={limit}"));
+        assert_eq!(found, every, "limit {limit}");
+        assert!(pages >= 10 / limit, "limit {limit}: {pages} pages");
+    }
+    assert_eq!(all("limit=1000"), (every, 1));
+    assert_eq!(all("state=held").0, ids(&[1, 3, 17, 19]));
+    assert_eq!(all("server=b%40::1&limit=1").0, ids(&[1, 3, 17, 19]));
+    assert_eq!(all("server=c").0, ids(&[]));
+
+    let one = stand
+        .get("/v1/sessions/00000000000000000000000000000013")
+        .json();
+    assert_eq!(one["id"], "00000000000000000000000000000013");
+    assert_eq!(one["state"], "held");
+    assert_eq!(
+        (&one["pool"], &one["server"]),
+        (&json!("chat"), &json!("b@::1"))
+    );
+    assert_eq!(one["path"], "/<script>\"&");
+    assert_eq!(one["client"], "127.0.0.1:40003");
+    assert!(one["opened"].as_str().unwrap().ends_with('Z'), "{one}");
+    for (field, number) in [("failovers", 3), ("messages_up", 3), ("messages_down", 4)] {
+        assert_eq!(one[field], number);
+    }
+    assert_eq!(one["journal_bytes"], 5);
+    assert_eq!(
+        stand
+            .get("/v1/sessions/00000000000000000000000000000099")
+            .status,
+        404
+    );
+}
+
+#[test]
+fn ready_only_while_each_pool_has_a_usable_server() {
+    let stand = Stand::new(None, None);
+    let patch = |id: &str, body: &str| {
+        assert_eq!(
+            stand
+                .change(&format!("PATCH /v1/servers/{id}"), body)
+                .status,
+            200
+        );
+    };
+    let ready = || {
+        let got = stand.get("/readyz");
+        (got.status, got.body)
+    };
+    let no = |pool: &str| (503, format!("pool {pool} has no usable server\n"));
+    assert_eq!(ready(), (200, "ready\n".to_string()));
+    patch("a", r#"{"state":"disabled"}"#);
+    assert_eq!(ready().0, 200);
+    patch("b@::1", r#"{"weight":0}"#);
+    assert_eq!(ready(), no("chat"));
+    patch("a", r#"{"state":"enabled"}"#);
+    stand.scene.lock().unwrap().tripped[2] = true;
+    assert_eq!(ready(), no("game"));
+    stand.scene.lock().unwrap().tripped[2] = false;
+    assert_eq!(ready().0, 200);
+    stand.desk.set_draining();
+    assert_eq!(ready(), (503, "draining\n".to_string()));
+    assert_eq!(stand.get("/healthz").status, 200, "alive all the same");
+}
+
+#[test]
+fn a_silent_shard_makes_an_error_not_half_a_sum() {
+    let stand = Stand::new(None, None);
+    stand.scene.lock().unwrap().silent = Some(1);
+    thread::scope(|scope| {
+        for (path, status) in [
+            ("GET /metrics", 503),
+            ("GET /v1/stats", 503),
+            ("GET /readyz", 503),
+            ("GET /healthz", 200),
+            ("GET /v1/sessions", 503),
+            ("GET /v1/sessions/00000000000000000000000000000002", 200),
+            // It may be there or not: "no such session" would be a guess.
+            ("DELETE /v1/sessions/00000000000000000000000000000012", 503),
+            ("DELETE /v1/sessions/00000000000000000000000000000002", 200),
+            // A change is made in any case, and shown without numbers.
+            ("POST /v1/servers/a/failover", 200),
+        ] {
+            let stand = &stand;
+            scope.spawn(move || {
+                let got = stand.ask(path, &[], "");
+                assert_eq!(got.status, status, "{path}: {got:?}");
+                if path.ends_with("failover") {
+                    assert!(got.json()["sessions"].is_null(), "{got:?}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_connection_takes_one_request_after_another_however_it_is_cut() {
+    let stand = Stand::new(None, None);
+    let mut stream = stand.connect();
+    let patch = stand.text("PATCH /v1/servers/a", &[JSON], r#"{"weight":3}"#);
+    let chunked = stand.text(
+        "PATCH /v1/servers/a",
+        &[JSON, "Transfer-Encoding: chunked"],
+        "",
+    );
+    let chunked = format!("{chunked}4\r\n{{\"we\r\n9\r\night\":5 }}\r\n0\r\n\r\n");
+    let get = stand.text("GET /healthz", &["Connection: close"], "");
+    let all = format!("{patch}{chunked}{get}");
+    for piece in all.as_bytes().chunks(37) {
+        stream.write_all(piece).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(Got::read(&mut stream, false).unwrap().json()["weight"], 3);
+    let second = Got::read(&mut stream, false).unwrap();
+    assert_eq!(second.json()["weight"], 5);
+    assert_eq!(second.header("Connection"), Some("keep-alive"));
+    let third = Got::read(&mut stream, false).unwrap();
+    assert_eq!(
+        (third.body.as_str(), third.header("Connection")),
+        ("ok\n", Some("close"))
+    );
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "closed as asked");
+}
+
+#[test]
+fn limits_hold() {
+    let stand = Stand::new(None, None);
+    let long = format!("X: {}", "x".repeat(20 << 10));
+    assert_eq!(stand.ask("GET /healthz", &[&long], "").status, 431);
+    let body = "x".repeat((1 << 20) + 1);
+    assert_eq!(stand.ask("POST /v1/accept", &[JSON], &body).status, 413);
+    let mut stream = stand.connect();
+    let text = stand.text("POST /v1/accept", &[JSON, "Transfer-Encoding: chunked"], "");
+    stream.write_all(text.as_bytes()).unwrap();
+    stream
+        .write_all(format!("{:x}\r\n{body}\r\n", body.len()).as_bytes())
+        .unwrap();
+    assert_eq!(Got::read(&mut stream, false).unwrap().status, 413);
+    for text in [
+        "GARBAGE\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\nHost: a\n\n",
+    ] {
+        let mut stream = stand.connect();
+        stream.write_all(text.as_bytes()).unwrap();
+        assert_eq!(
+            Got::read(&mut stream, false).unwrap().status,
+            400,
+            "{text:?}"
+        );
+    }
+    // Who asks before sending is told to go on.
+    let mut stream = stand.connect();
+    let lines = [JSON, "Content-Length: 2", "Expect: 100-continue"];
+    let text = stand.text("POST /v1/accept", &lines, "");
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{}").unwrap();
+    assert_eq!(Got::read(&mut stream, false).unwrap().status, 400);
+}
+
+#[test]
+fn beyond_64_connections_there_is_503_until_one_ends() {
+    let stand = Stand::new(None, None);
+    let mut guests: Vec<TcpStream> = (0..server::CONNECTIONS_MAX)
+        .map(|_| {
+            let mut stream = stand.connect();
+            let text = stand.text("GET /healthz", &[], "");
+            stream.write_all(text.as_bytes()).unwrap();
+            assert_eq!(Got::read(&mut stream, false).unwrap().status, 200);
+            stream
+        })
+        .collect();
+    let mut excess = stand.connect();
+    assert_eq!(Got::read(&mut excess, false).unwrap().status, 503);
+    drop((guests.pop(), excess));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while stand.get("/healthz").status != 200 {
+        assert!(Instant::now() < deadline, "the place is not given back");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn stopping_ends_connections_and_frees_the_port() {
+    let mut stand = Stand::new(None, None);
+    let mut idle = stand.connect();
+    idle.write_all(stand.text("GET /healthz", &[], "").as_bytes())
+        .unwrap();
+    assert_eq!(Got::read(&mut idle, false).unwrap().status, 200);
+    let begun = Instant::now();
+    stand.server.take().unwrap().stop();
+    assert!(
+        begun.elapsed() < Duration::from_millis(2_500),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(idle.read(&mut [0; 8]).unwrap(), 0);
+    let refused = TcpStream::connect(stand.address).is_err();
+    assert!(refused || TcpListener::bind(stand.address).is_ok());
+}
+
+struct Greeter;
+
+impl Annex for Greeter {
+    fn handle(&self, request: &Request) -> Option<Response> {
+        match request.path.as_str() {
+            "/" => Some(Response::html("<p>mine".to_string())),
+            "/demo/echo" => Some(Response::json(
+                200,
+                json!({
+                    "method": request.method,
+                    "query": request.query,
+                    "agent": request.header("user-agent"),
+                    "body": String::from_utf8_lossy(&request.body),
+                }),
+            )),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn an_annex_is_asked_first_and_behind_the_same_guard() {
+    let stand = Stand::new(None, Some(Arc::new(Greeter)));
+    assert_eq!(stand.get("/").body, "<p>mine");
+    assert_eq!(stand.get("/healthz").body, "ok\n");
+    let lines = [JSON, "User-Agent: t"];
+    let got = stand.ask("POST /demo/echo?a=b", &lines, "[1]").json();
+    let wanted = json!({ "method": "POST", "query": "a=b", "agent": "t", "body": "[1]" });
+    assert_eq!(got, wanted);
+    let lines = ["Origin: http://evil.example"];
+    assert_eq!(stand.ask("POST /demo/echo", &lines, "").status, 403);
+}
+
+#[test]
+fn the_page_uses_nothing_from_outside_and_writes_no_markup() {
+    let page = include_str!("page.html");
+    for forbidden in [
+        "http:",
+        "https:",
+        "//cdn",
+        "innerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+    ] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+}
+
+#[test]
+fn openmetrics_comes_if_asked_for() {
+    let stand = Stand::new(None, None);
+    let lines = ["Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5"];
+    let got = stand.ask("GET /metrics", &lines, "");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(got.header("Content-Type"), Some(kind));
+    assert!(got.body.ends_with("# EOF\n"));
+    assert!(!stand.get("/metrics").body.contains("# EOF"));
+}

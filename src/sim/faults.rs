@@ -1,0 +1,253 @@
+//! What goes wrong, by chance, and how it heals.
+
+use super::codec;
+use super::peer::{Answering, Ponging, Stage};
+use super::pipe::Far;
+use super::world::World;
+use crate::fleet::ServerState;
+use crate::shard::Mail;
+
+impl World {
+    /// One moment's chance of trouble.
+    pub fn strike(&mut self) {
+        if !self.wild || !self.rng.chance(1, 14) {
+            return;
+        }
+        let servers = self.servers.len() as u32;
+        let server = self.rng.below(servers) as usize;
+        let span: u32 = [20, 200, 1_000, 3_000][self.rng.below(4) as usize];
+        let until = self.now + 1 + u64::from(self.rng.below(span));
+        match self.rng.below(40) {
+            0..=5 => self.kill(server, until),
+            6..=8 => {
+                self.note(format_args!("server {server} stops"));
+                self.coverage.stops += 1;
+                self.servers[server].stopped_until = until + u64::from(self.rng.below(4_000));
+            }
+            9 => self.half_close(),
+            10 | 11 => {
+                if let Some(id) = self.any_conn() {
+                    self.coverage.slow += 1;
+                    self.conns[id].slow_until = until;
+                }
+            }
+            12 | 13 => {
+                let how = if self.rng.chance(1, 2) { Ponging::Late } else { Ponging::Never };
+                (self.servers[server].pong, self.servers[server].pong_until) = (how, until + 2_000);
+            }
+            14..=16 => self.wrong_pong(),
+            17 => self.servers[server].down_until = until,
+            18 => self.servers[server].black_until = until,
+            19 => self.servers[server].slow_connect_until = until,
+            20 | 21 => {
+                let how = match self.rng.below(8) {
+                    0 | 1 => Answering::Status(503),
+                    2 => Answering::Status(200),
+                    3 => Answering::Status(404),
+                    4 => Answering::WrongAccept,
+                    5 => Answering::HangUp,
+                    _ => Answering::Slow,
+                };
+                (self.servers[server].answer, self.servers[server].answer_until) = (how, until);
+            }
+            22 | 23 => self.break_protocol(),
+            24..=26 => self.close_one(),
+            27 => self.poison(),
+            28 => self.exhausted += 1 + self.rng.below(3),
+            29 => {
+                self.coverage.drains += 1;
+                let states = [ServerState::Draining, ServerState::Disabled, ServerState::Enabled];
+                let state = states[self.rng.below(3) as usize];
+                self.tell_all(&Mail::State { server: server as u16, state });
+            }
+            30 => {
+                self.coverage.drains += 1;
+                self.tell_all(&Mail::FailOver { server: server as u16 });
+            }
+            31..=33 => self.move_one(),
+            34 => self.reset_one(),
+            35 if self.rng.chance(1, 6) => self.abort_one(),
+            36 => self.kill_stopped(server),
+            _ => {
+                if let Some(server) = self.servers.iter().position(|one| one.down_until > self.now) {
+                    self.servers[server].down_until = 0;
+                }
+            }
+        }
+    }
+
+    /// All faults end; the world is as it should be.
+    pub fn heal(&mut self) {
+        self.note(format_args!("all heals"));
+        self.wild = false;
+        self.talking = false;
+        self.exhausted = 0;
+        for server in 0..self.servers.len() {
+            let healthy = super::peer::Server {
+                pool: self.servers[server].pool,
+                processes: self.servers[server].processes,
+                ..Default::default()
+            };
+            self.servers[server] = healthy;
+            self.tell_all(&Mail::State { server: server as u16, state: ServerState::Enabled });
+        }
+        for conn in &mut self.conns {
+            conn.slow_until = 0;
+        }
+        for client in &mut self.clients {
+            client.deaf_until = 0;
+        }
+    }
+
+    pub fn tell_all(&mut self, mail: &Mail) {
+        self.note(format_args!("mail {mail:?}"));
+        for door in &mut self.doors {
+            door.mail.push(mail.clone());
+        }
+    }
+
+    /// SIGKILL: each connection ends with FIN, or with RST where something was not read.
+    fn kill(&mut self, server: usize, until: u64) {
+        self.coverage.kills += 1;
+        self.note(format_args!("server {server} is killed"));
+        self.servers[server].down_until = until;
+        self.servers[server].stopped_until = 0;
+        for upstream in self.upstreams_of(server) {
+            let conn = &mut self.conns[self.upstreams[upstream].conn];
+            self.coverage.kills_unread += u64::from(conn.outward.queued() > 0);
+            conn.end_peer();
+            self.upstreams[upstream].abnormal = true;
+            self.upstreams[upstream].ended = true;
+        }
+    }
+
+    /// Stopped for a while, so that its kernel fills up, then killed.
+    fn kill_stopped(&mut self, server: usize) {
+        if self.servers[server].stopped_until > self.now {
+            self.kill(server, self.now + 300);
+        } else {
+            self.coverage.stops += 1;
+            self.servers[server].stopped_until = self.now + 3_000;
+        }
+    }
+
+    fn half_close(&mut self) {
+        if let Some(upstream) = self.any_upstream() {
+            self.coverage.half_closes += 1;
+            self.upstreams[upstream].abnormal = true;
+            // What it had queued in its process is lost: FIN follows what its kernel has.
+            self.conns[self.upstreams[upstream].conn].inward.fin = true;
+            self.upstreams[upstream].close_sent = true;
+            self.upstreams[upstream].drop_queue();
+        }
+    }
+
+    /// One connection breaks on its way.
+    fn reset_one(&mut self) {
+        if let Some(upstream) = self.any_upstream() {
+            self.note(format_args!("upstream {upstream} is reset"));
+            self.upstreams[upstream].abnormal = true;
+            self.upstreams[upstream].ended = true;
+            self.conns[self.upstreams[upstream].conn].reset_proxy();
+        }
+    }
+
+    fn wrong_pong(&mut self) {
+        let Some(upstream) = self.any_upstream() else { return };
+        self.coverage.pongs_wrong += 1;
+        if self.rng.chance(1, 3) {
+            let log = &self.laws.sessions[&self.upstreams[upstream].session];
+            let future = self.clients[log.client].next + 5;
+            let mut bytes = Vec::new();
+            codec::frame(0x8a, &future.to_be_bytes(), None, &mut bytes);
+            self.upstreams[upstream].misbehave(&bytes);
+        } else {
+            self.with_upstream(upstream, |peer, world| peer.babble(world));
+        }
+    }
+
+    fn break_protocol(&mut self) {
+        let Some(upstream) = self.any_upstream() else { return };
+        self.coverage.protocol_errors += 1;
+        let mut bytes = Vec::new();
+        match self.rng.below(4) {
+            0 => codec::frame(0x81, b"masked", Some([1, 2, 3, 4]), &mut bytes),
+            1 => codec::frame(0x83, b"opcode", None, &mut bytes),
+            2 => codec::frame(0x80, b"of nothing", None, &mut bytes),
+            _ => bytes.extend_from_slice(&[0x88, 2, 0x03, 0xed]),
+        }
+        self.upstreams[upstream].misbehave(&bytes);
+    }
+
+    fn close_one(&mut self) {
+        let Some(upstream) = self.any_upstream() else { return };
+        let code = match self.rng.below(10) {
+            0 => Some(1000),
+            1 => Some(4001),
+            2 => None,
+            3 | 4 => Some(1011),
+            5 | 6 => Some(1012),
+            7 => Some(1013),
+            _ => Some(1001),
+        };
+        self.with_upstream(upstream, |peer, world| peer.say_close(code, "so it is", world));
+    }
+
+    fn poison(&mut self) {
+        let open: Vec<usize> = self.live_clients();
+        let client = open.get(self.rng.below(open.len() as u32) as usize).copied();
+        if let Some(client) = client.map(|client| &mut self.clients[client]) {
+            client.poison = Some(client.next);
+        }
+    }
+
+    fn move_one(&mut self) {
+        let Some(upstream) = self.any_upstream() else { return };
+        self.coverage.moves_asked += 1;
+        let id = self.upstreams[upstream].session;
+        self.tell_all(&Mail::MoveSession { ticket: 0, id });
+    }
+
+    fn abort_one(&mut self) {
+        let Some(upstream) = self.any_upstream() else { return };
+        let id = self.upstreams[upstream].session;
+        self.laws.sessions.get_mut(&id).expect("it was greeted").aborted = true;
+        self.tell_all(&Mail::AbortSession { ticket: 0, id });
+    }
+
+    fn any_conn(&mut self) -> Option<usize> {
+        let at = self.rng.below(self.live.len() as u32) as usize;
+        self.live.get(at).copied()
+    }
+
+    fn any_upstream(&mut self) -> Option<usize> {
+        let open: Vec<usize> = (0..self.live.len())
+            .filter_map(|at| match self.conns[self.live[at]].far {
+                Far::Server(upstream) => Some(upstream),
+                Far::Client(_) => None,
+            })
+            .filter(|upstream| {
+                let peer = &self.upstreams[*upstream];
+                peer.state == Stage::Open && !peer.ended && self.conns[peer.conn].peer_open
+            })
+            .collect();
+        let at = self.rng.below(open.len() as u32) as usize;
+        open.get(at).copied()
+    }
+
+    fn upstreams_of(&self, server: usize) -> Vec<usize> {
+        let all = self.live.iter().filter_map(|id| match self.conns[*id].far {
+            Far::Server(upstream) => Some(upstream),
+            Far::Client(_) => None,
+        });
+        all.filter(|upstream| self.upstreams[*upstream].server == server).collect()
+    }
+
+    pub fn live_clients(&self) -> Vec<usize> {
+        let all = self.live.iter().filter_map(|id| match self.conns[*id].far {
+            Far::Client(client) => Some(client),
+            Far::Server(_) => None,
+        });
+        all.filter(|client| self.clients[*client].stage == super::peer::Phase::Open).collect()
+    }
+}

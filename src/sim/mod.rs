@@ -1,0 +1,296 @@
+//! Knows how to lie: virtual time, faulty sockets, peers that die, and the laws that hold all the same.
+//! Imports: std, tungstenite, crate::kit, crate::session, crate::fleet, crate::shard.
+//! Never: mio, std::net::Tcp, std::time, crate::wire, crate::net, crate::control.
+//!
+//! The other [`Io`](crate::shard::Io): one or two shards in one world, everything from one seed. The
+//! peers speak a WebSocket of their own, so that they can't err together with the proxy.
+//!
+//! **Invariant:** no clock, no thread, no socket; the same seed gives the same run.
+
+mod codec;
+mod faults;
+mod laws;
+mod peer;
+mod pipe;
+mod world;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use self::laws::Coverage;
+use self::peer::Server;
+use self::world::{Sim, World};
+use crate::fleet::{Balance, Breaker, Fleet, Pool, Route, Server as Place};
+use crate::kit::{Budget, Prng, Rate};
+use crate::session::dialect::ws::Ws;
+use crate::session::{Confirm, House, Settings};
+use crate::shard::{Mail, Plan, Shard};
+
+/// What a run has shown.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The same for the same seed and steps.
+    pub trace: u64,
+    pub coverage: Coverage,
+}
+
+/// Runs one seed. Panics if a law is broken; what came last is then printed, unless `quiet`.
+pub fn run(seed: u64, steps: u32, quiet: bool) -> Report {
+    let mut run = Run::new(seed, quiet);
+    for step in 0..steps {
+        run.step = step;
+        run.world().strike();
+        run.come_and_go();
+        run.turn();
+    }
+    run.settle();
+    run.part();
+    run.leave()
+}
+
+struct Run {
+    seed: u64,
+    step: u32,
+    quiet: bool,
+    world: Option<Box<World>>,
+    shards: Vec<Shard<Sim, Ws>>,
+    running: Vec<bool>,
+    memory: Arc<Budget>,
+    connections: Arc<Budget>,
+    crowd: usize,
+}
+
+impl Run {
+    fn new(seed: u64, quiet: bool) -> Run {
+        let mut rng = Prng::from_u64(seed);
+        let shards = 1 + rng.below(2) as usize;
+        let settings: Vec<Settings> = (0..1 + rng.below(2)).map(|_| settings(&mut rng)).collect();
+        let (fleet, servers) = fleet(&settings, &mut rng);
+        let mut world = World::new(seed, shards, servers, settings.clone());
+        world.laws.squeezed = rng.chance(1, 5);
+        world.coverage.squeezes += u64::from(world.laws.squeezed);
+        let memory = Arc::new(Budget::new(if world.laws.squeezed { 500 } else { 60_000 }));
+        let connections = Arc::new(Budget::new(1_000));
+        let plan = |index: usize| Plan {
+            index,
+            shards,
+            listeners: 1,
+            fleet: fleet.clone(),
+            house: House {
+                message_max: world.message_max as u64,
+                handshake: 3_000,
+                message_time: 8_000,
+                pings: 0,
+                ..House::default()
+            },
+            settings: settings.clone(),
+            memory: memory.clone(),
+            memory_step: 16,
+            connections: connections.clone(),
+            capacity: 8,
+            rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
+        };
+        let base = world.base;
+        let shards: Vec<_> =
+            (0..shards).map(|index| Shard::new(plan(index), Sim::new(index, base))).collect();
+        let running = vec![true; shards.len()];
+        let crowd = 1 + rng.below(9) as usize;
+        Run {
+            seed,
+            step: 0,
+            quiet,
+            world: Some(Box::new(world)),
+            shards,
+            running,
+            memory,
+            connections,
+            crowd,
+        }
+    }
+
+    fn world(&mut self) -> &mut World {
+        self.world.as_mut().expect("the world is here between turns")
+    }
+
+    fn come_and_go(&mut self) {
+        let crowd = self.crowd;
+        let world = self.world();
+        let open = world.live.len();
+        if world.clients.len() < 60_000 && open < 2 * crowd + 2 && world.rng.chance(1, 8) {
+            world.coverage.clients += 1;
+            world.add_client();
+        }
+    }
+
+    /// Time passes, the network and the peers act, each shard takes a turn, the laws are looked at.
+    fn turn(&mut self) {
+        let world = self.world();
+        let ms = match world.rng.below(20) {
+            0..=6 => 0,
+            7..=15 => 1 + world.rng.below(4),
+            16..=18 => world.rng.below(60),
+            _ => world.rng.below(400),
+        };
+        world.advance(u64::from(ms));
+        world.step_peers();
+        self.turn_shards();
+    }
+
+    fn turn_shards(&mut self) {
+        for at in 0..self.shards.len() {
+            if !self.running[at] {
+                continue;
+            }
+            let shard = &mut self.shards[at];
+            shard.io.world = self.world.take();
+            self.running[at] = shard.turn();
+            self.world = shard.io.world.take();
+            let world = self.world.as_mut().expect("the shard gives the world back");
+            world.check_turn(&self.shards[at]);
+        }
+    }
+
+    /// Faults end. Within bounded time every session has a server or has ended, and all is there.
+    fn settle(&mut self) {
+        self.world().heal();
+        let hold = self.world().settings.iter().map(|pool| pool.hold).max().unwrap_or(0);
+        let deadline = self.world().now + u64::from(hold) + 20_000;
+        let mut calm = 0;
+        while calm < 3 {
+            self.step += 1;
+            self.turn();
+            let world = self.world.as_ref().expect("the world is here between turns");
+            match world.is_settled(&self.shards) {
+                Ok(()) => calm += 1,
+                Err(why) => {
+                    calm = 0;
+                    assert!(world.now < deadline, "law: healed, but {why}");
+                }
+            }
+        }
+        let world = self.world.as_ref().expect("the world is here between turns");
+        world.check_complete();
+        world.check_counts(&self.shards);
+    }
+
+    /// All clients leave, or wsteady is told to stop.
+    fn part(&mut self) {
+        let shutdown = self.world().rng.chance(1, 2);
+        let before: u64 = self.unconfirmed();
+        if shutdown {
+            self.world().coverage.shutdowns += 1;
+            self.world().laws.draining = true;
+            self.world().tell_all(&Mail::Drain { ms: 3_000 });
+        } else {
+            for client in self.world().live_clients() {
+                let world = self.world();
+                let mut peer = std::mem::take(&mut world.clients[client]);
+                peer.say_close(world);
+                world.clients[client] = peer;
+            }
+        }
+        let deadline = self.world().now + 30_000;
+        while self.shards.iter().any(|shard| shard.clients() > 0) {
+            self.step += 1;
+            self.turn();
+            assert!(self.world().now < deadline, "law: all clients have left, but a shard is not empty");
+        }
+        assert_eq!(self.unconfirmed(), before, "law I1: healthy servers, but messages are lost");
+        if shutdown {
+            while self.running.iter().any(|running| *running) {
+                self.step += 1;
+                self.turn();
+                assert!(self.world().now < deadline, "law: a drained shard stops");
+            }
+        }
+        self.world.as_ref().expect("the world is here").check_counts(&self.shards);
+    }
+
+    fn unconfirmed(&self) -> u64 {
+        let pools = self.shards.iter().flat_map(|shard| &shard.stats().pools);
+        pools.map(|tally| tally.unconfirmed.iter().sum::<u64>()).sum()
+    }
+
+    /// Nothing is left behind.
+    fn leave(mut self) -> Report {
+        for shard in &self.shards {
+            shard.check_invariants();
+            assert_eq!(shard.stats().faults, 0, "law: no dead pair");
+        }
+        assert_eq!(self.world().open_ends(), 0, "law: no socket is left open");
+        let left = self.connections.left();
+        assert_eq!(left, self.connections.total(), "law: connections are given back");
+        self.shards.clear();
+        assert_eq!(self.memory.left(), self.memory.total(), "law: memory is given back");
+        let world = self.world();
+        Report { trace: world.trace, coverage: world.coverage.clone() }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.quiet {
+            eprintln!("seed {} failed in step {}", self.seed, self.step);
+            // A panic inside of a turn leaves the world with its shard.
+            let inside = self.shards.iter_mut().find_map(|shard| shard.io.world.take());
+            if let Some(world) = self.world.take().or(inside) {
+                eprintln!("{}", world.story());
+            }
+        }
+    }
+}
+
+fn settings(rng: &mut Prng) -> Settings {
+    let confirm = [Confirm::Received, Confirm::Received, Confirm::Processed, Confirm::Written];
+    Settings {
+        buffer: [8 << 10, 64 << 10, 400 << 10][rng.below(3) as usize],
+        hold: 4_000 + rng.below(3_000),
+        admit: 1_500,
+        confirm: confirm[rng.below(4) as usize],
+        overflow_close: rng.chance(1, 8),
+        atomic: [1_000, 8 << 10, 64 << 10][rng.below(3) as usize],
+        replay_attempts: 3,
+        barrier_delay: 10 + rng.below(60),
+        barrier_bytes: [2 << 10, 64 << 10][rng.below(2) as usize],
+        connect: 500,
+        handshake: 1_200,
+        ping: 1_500 + rng.below(1_000),
+        pong: 700,
+        close: 800,
+        ..Settings::default()
+    }
+}
+
+/// Pools of one to three servers; the port of an address is the server's number.
+fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
+    let mut fleet = Fleet::default();
+    let mut servers = Vec::new();
+    for (pool, settings) in settings.iter().enumerate() {
+        let mut members = Vec::new();
+        let threshold = [0, 3, 10][rng.below(3) as usize];
+        for n in 0..1 + rng.below(3) {
+            let id = fleet.servers.len() as u16;
+            let address = SocketAddr::from(([10, 0, 0, 1], id));
+            let name = format!("s{pool}-{n}");
+            let mut place = Place::new(name.clone(), name, address, pool as u16, 1);
+            place.breaker = Breaker::new(threshold);
+            place.cooldown = 1_500;
+            fleet.servers.push(place);
+            let processes = settings.confirm == Confirm::Processed && rng.chance(2, 3);
+            servers.push(Server { pool, processes, ..Server::default() });
+            members.push(id);
+        }
+        let balances = [Balance::RoundRobin, Balance::Random, Balance::LeastConnections];
+        fleet.pools.push(Pool {
+            name: format!("p{pool}"),
+            members,
+            balance: balances[rng.below(3) as usize],
+            connect_rate: Arc::new(Rate::new([0, 0, 30][rng.below(3) as usize])),
+            sources: Vec::new(),
+            fixed: false,
+        });
+        let path = format!("/p{pool}");
+        fleet.routes.push(Route { path, host: None, pool: pool as u16 });
+    }
+    (fleet, servers)
+}

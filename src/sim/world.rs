@@ -1,0 +1,330 @@
+//! Everything outside of the shards: time, sockets, peers, mail; and the [`Io`] that lies about it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+
+use super::laws::{Coverage, Ledger};
+use super::peer::{Client, Server, Upstream};
+use super::pipe::{Conn, Far};
+use crate::kit::{Prng, Tick};
+use crate::session::Settings;
+use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
+
+/// The world of one run. It is handed from shard to shard, whoever has its turn.
+pub struct World {
+    pub now: u64,
+    /// The tick at which the world began: sometimes just before ticks wrap.
+    pub base: u32,
+    pub rng: Prng,
+    pub conns: Vec<Conn>,
+    /// Connections with at least one open end.
+    pub live: Vec<usize>,
+    pub servers: Vec<Server>,
+    pub clients: Vec<Client>,
+    /// Connections to servers, in the order in which they came to be.
+    pub upstreams: Vec<Upstream>,
+    pub doors: Vec<Door>,
+    pub settings: Vec<Settings>,
+    pub message_max: usize,
+    pub laws: Ledger,
+    pub coverage: Coverage,
+    /// Faults are on, and peers talk.
+    pub wild: bool,
+    pub talking: bool,
+    /// So much the next accepts and dials fail for want of descriptors.
+    pub exhausted: u32,
+    pub denials: BTreeMap<u16, u32>,
+    pub trace: u64,
+    events: VecDeque<String>,
+}
+
+/// Where a shard meets the world.
+#[derive(Default)]
+pub struct Door {
+    pub waiting: VecDeque<usize>,
+    pub edge: bool,
+    pub closed: bool,
+    pub mail: Vec<Mail>,
+}
+
+impl World {
+    pub fn new(seed: u64, shards: usize, servers: Vec<Server>, settings: Vec<Settings>) -> World {
+        let mut rng = Prng::from_u64(seed ^ 0x0073_696d);
+        let base = if rng.chance(1, 2) { u32::MAX - rng.below(30_000) } else { rng.below(1_000) };
+        World {
+            now: 0,
+            base,
+            rng,
+            conns: Vec::new(),
+            live: Vec::new(),
+            servers,
+            clients: Vec::new(),
+            upstreams: Vec::new(),
+            doors: (0..shards).map(|_| Door::default()).collect(),
+            settings,
+            message_max: 256 << 10,
+            laws: Ledger::default(),
+            coverage: Coverage::default(),
+            wild: true,
+            talking: true,
+            exhausted: 0,
+            denials: BTreeMap::new(),
+            trace: seed,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Writes down what happened: into the trace always, as words for the last few.
+    pub fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        if self.events.len() == EVENTS_KEPT {
+            self.events.pop_front();
+        }
+        let line = format!("{:>6} {what}", self.now);
+        for chunk in line.as_bytes().chunks(8) {
+            let word = chunk.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+            self.mix(word);
+        }
+        self.events.push_back(line);
+    }
+
+    /// The last events, for a failure.
+    pub fn story(&self) -> String {
+        self.events.iter().cloned().collect::<Vec<_>>().join("\n")
+    }
+
+    fn mix(&mut self, word: u64) {
+        self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+    }
+
+    /// A client's connection arrives at a listener.
+    pub fn connect(&mut self, client: usize) -> Option<usize> {
+        let shard = self.rng.below(self.doors.len() as u32) as usize;
+        if self.doors[shard].closed {
+            return None;
+        }
+        let mut conn = Conn::new(Far::Client(client), shard, &mut self.rng);
+        conn.stands = true;
+        self.conns.push(conn);
+        let id = self.conns.len() - 1;
+        self.live.push(id);
+        self.doors[shard].waiting.push_back(id);
+        self.doors[shard].edge = true;
+        Some(id)
+    }
+
+    /// The network does its work, time goes on.
+    pub fn advance(&mut self, ms: u64) {
+        self.now += ms;
+        let World { conns, live, rng, now, .. } = self;
+        live.retain(|id| {
+            let conn = &mut conns[*id];
+            conn.step(*now, rng);
+            if conn.is_over() {
+                conn.bury();
+            }
+            !conn.is_over()
+        });
+    }
+
+    fn dial(&mut self, shard: usize, to: SocketAddr, token: Token) -> Dialled<usize> {
+        let server = usize::from(to.port());
+        if self.exhausted > 0 && self.rng.chance(1, 3) {
+            self.exhausted -= 1;
+            return Dialled::Exhausted;
+        }
+        let now = self.now;
+        let place = &mut self.servers[server];
+        let down = place.down_until > now;
+        if down && self.rng.chance(1, 4) {
+            self.coverage.refused += 1;
+            return Dialled::Refused;
+        }
+        let upstream = self.upstreams.len();
+        let mut conn = Conn::new(Far::Server(upstream), shard, &mut self.rng);
+        let slow = self.servers[server].slow_connect_until > now;
+        let wait = if slow { self.rng.below(900) } else { self.rng.below(12) };
+        let black = self.servers[server].black_until > now;
+        self.coverage.slow_connects += u64::from(slow);
+        self.coverage.black_holes += u64::from(black);
+        self.coverage.refused += u64::from(down);
+        conn.stands_at = (!black).then_some(now + u64::from(wait));
+        conn.failed = down;
+        conn.token = Some(token);
+        self.conns.push(conn);
+        let id = self.conns.len() - 1;
+        self.live.push(id);
+        self.upstreams.push(Upstream::new(id, server));
+        self.note(format_args!("dial server {server} as upstream {upstream}"));
+        Dialled::Socket(id)
+    }
+}
+
+/// The simulator's kernel: one per shard, all over one world.
+pub struct Sim {
+    pub world: Option<Box<World>>,
+    index: usize,
+    /// What the shard believes to be the time: it moves only when the poll had a reason to return.
+    seen: u64,
+    base: u32,
+}
+
+impl Sim {
+    pub fn new(index: usize, base: u32) -> Sim {
+        Sim { world: None, index, seen: 0, base }
+    }
+
+    fn world(&mut self) -> &mut World {
+        self.world.as_mut().expect("a shard has the world in its turn")
+    }
+}
+
+impl Io for Sim {
+    type Socket = usize;
+
+    fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>) {
+        let (index, seen) = (self.index, self.seen);
+        let world = self.world();
+        let World { conns, live, doors, .. } = world;
+        let mut silent = None;
+        for id in live.iter() {
+            let conn = &mut conns[*id];
+            let Some(token) = conn.token.filter(|_| conn.edge && conn.proxy_open) else { continue };
+            if conn.shard != index {
+                continue;
+            }
+            conn.edge = false;
+            silent = Some(token);
+            // The kernel tells an edge with all that is true at that moment.
+            let broken = conn.failed || conn.inward.reset;
+            let ended = conn.inward.fin_arrived || broken;
+            ready.push(Ready {
+                token,
+                readable: conn.inward.queued() > 0 || ended,
+                writable: broken || conn.outward.is_writable(),
+                ended,
+            });
+        }
+        let door = &mut doors[index];
+        if std::mem::take(&mut door.edge) {
+            let token = Token::listener(0);
+            ready.push(Ready { token, readable: true, writable: false, ended: false });
+        }
+        let called = silent.is_some() || !ready.is_empty() || !door.mail.is_empty();
+        let over = wait.is_some_and(|ms| world.now >= seen + u64::from(ms));
+        if called || over {
+            self.seen = self.world().now;
+        }
+    }
+
+    fn now(&mut self) -> Now {
+        let tick = Tick(self.base.wrapping_add(self.seen as u32));
+        Now { tick, micros: self.seen * 1_000 }
+    }
+
+    fn take_mail(&mut self, into: &mut Vec<Mail>) {
+        let index = self.index;
+        into.append(&mut self.world().doors[index].mail);
+    }
+
+    fn send(&mut self, shard: usize, mail: Mail) {
+        self.world().doors[shard].mail.push(mail);
+    }
+
+    fn answer(&mut self, _ticket: u64, _answer: Answer) {}
+
+    fn accept(&mut self, _listener: u32) -> Accept<usize> {
+        let index = self.index;
+        let world = self.world();
+        if world.doors[index].waiting.is_empty() {
+            return Accept::None;
+        }
+        if world.exhausted > 0 {
+            world.exhausted -= 1;
+            world.coverage.accepts_failed += 1;
+            return Accept::Exhausted;
+        }
+        let Some(id) = world.doors[index].waiting.pop_front() else { return Accept::None };
+        let Far::Client(client) = world.conns[id].far else { return Accept::Failed };
+        // The port names the client, so that a law can tell whose session it is.
+        Accept::Socket(id, SocketAddr::from(([10, 1, 0, 1], client as u16)))
+    }
+
+    fn watch(&mut self, socket: &mut usize, token: Token) -> bool {
+        let conn = &mut self.world().conns[*socket];
+        conn.token = Some(token);
+        conn.edge = true;
+        true
+    }
+
+    fn close_listeners(&mut self) {
+        let index = self.index;
+        let world = self.world();
+        world.doors[index].closed = true;
+        for id in std::mem::take(&mut world.doors[index].waiting) {
+            world.conns[id].close_proxy();
+            world.conns[id].outward.reset = true;
+        }
+    }
+
+    fn dial(&mut self, to: SocketAddr, _from: Option<IpAddr>, token: Token) -> Dialled<usize> {
+        let index = self.index;
+        self.world().dial(index, to, token)
+    }
+
+    fn is_connected(&mut self, socket: &mut usize) -> bool {
+        let conn = &self.world().conns[*socket];
+        conn.stands && !conn.inward.reset
+    }
+
+    fn read(&mut self, socket: &mut usize, into: &mut [u8]) -> Got {
+        let world = self.world();
+        let conn = &mut world.conns[*socket];
+        assert!(conn.proxy_open, "law: a closed socket is not read");
+        let count = conn.inward.read(into);
+        let got = match count {
+            0 if conn.inward.reset => Got::Broken,
+            0 if conn.inward.fin_arrived => Got::End,
+            0 => Got::Wait,
+            count => Got::Bytes(count),
+        };
+        world.mix((*socket as u64) << 32 | count as u64);
+        got
+    }
+
+    fn write(&mut self, socket: &mut usize, from: &[IoSlice<'_>]) -> Put {
+        let world = self.world();
+        let conn = &mut world.conns[*socket];
+        assert!(conn.proxy_open, "law: a closed socket is not written");
+        if conn.inward.reset || !conn.stands {
+            conn.write_broken = true;
+            return Put::Broken;
+        }
+        let mut count = 0;
+        for slice in from {
+            let took = conn.outward.write(slice);
+            count += took;
+            if took < slice.len() {
+                conn.outward.refused = true;
+                break;
+            }
+        }
+        let empty = count == 0 && conn.outward.refused;
+        world.mix((*socket as u64) << 32 | 1 << 31 | count as u64);
+        if empty { Put::Wait } else { Put::Bytes(count) }
+    }
+
+    fn shut(&mut self, socket: &mut usize) {
+        self.world().conns[*socket].outward.fin = true;
+    }
+
+    fn close(&mut self, socket: usize) {
+        let world = self.world();
+        let far = world.conns[socket].far;
+        world.note(format_args!("proxy closes {far:?}"));
+        world.conns[socket].close_proxy();
+    }
+}
+
+/// Events that a failure tells.
+const EVENTS_KEPT: usize = 60;
