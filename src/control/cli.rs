@@ -321,7 +321,7 @@ fn demo(flags: &DemoFlags, env: &mut Env) -> Result<Command, Exit> {
     let mut sources = Sources::default();
     sources.put_backends(&["ws://127.0.0.1:1".into()], "demo");
     let table: [(&Option<String>, &str, &'static [&'static str], &str); 2] = [
-        (&flags.log_level, "log-level", &["log", "level"], "info"),
+        (&flags.log_level, "log-level", &["log", "level"], "warn"),
         (&flags.log_format, "log-format", &["log", "format"], "text"),
     ];
     for (flag, name, path, default) in table {

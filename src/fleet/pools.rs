@@ -201,7 +201,7 @@ impl Server {
     }
 
     /// Whether the breaker lets a session through: it is closed, or its one trial is free.
-    pub(super) fn is_closed(&self, now: Tick) -> bool {
+    pub fn is_closed(&self, now: Tick) -> bool {
         let Some(since) = self.tripped else { return true };
         let claimed = self.shared.trial.load(Relaxed);
         // A trial that never reported is given out again after another cooldown.

@@ -85,6 +85,9 @@ impl Rate {
         let now_us = now_ms * 1_000;
         let mut wait_us = 0;
         let taken = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
+            // Never further ahead than the burst: if it is, the clock (of 32 bits) has wrapped.
+            let ahead = full_at.saturating_sub(now_us);
+            let full_at = if ahead > self.burst_us { now_us } else { full_at };
             let next = full_at.max(now_us) + self.interval_us;
             wait_us = (next - now_us).saturating_sub(self.burst_us);
             (wait_us == 0).then_some(next)

@@ -1,5 +1,5 @@
 //! Knows Linux: every syscall and every descriptor of a shard, and the clock.
-//! Imports: mio, socket2, rustix, crossbeam-channel, log, std, crate::kit, crate::shard.
+//! Imports: mio, socket2, rustix, libc, crossbeam-channel, log, std, crate::kit, crate::shard.
 //! Never: crate::session, crate::wire, crate::fleet, crate::control, crate::sim.
 //!
 //! **Invariant:** no policy. What a socket means, and what follows from its end, is not known here.

@@ -108,8 +108,11 @@ impl Session {
             Leg::Closed => self.let_client_go(ctx),
             Leg::Deaf => ctx.actions.push(Action::ShutClient),
             Leg::Talking | Leg::Closing => {
-                let pong = self.rare.as_mut().and_then(|rare| rare.client_pong.take());
-                if let Some(pong) = pong {
+                // All is written, but it may end inside a frame: no place for a Pong.
+                // Nor is there one behind our Close.
+                let place = self.leg == Leg::Talking && !self.flags.down_cut;
+                let rare = self.rare.as_mut().filter(|_| place);
+                if let Some(pong) = rare.and_then(|rare| rare.client_pong.take()) {
                     self.queue_control(&pong, ctx);
                 }
                 if self.client_pulse.owes() {
@@ -213,7 +216,7 @@ impl Session {
     }
 
     fn greet(&mut self, bytes: &[u8], kept: usize, ctx: &mut Ctx<'_>) {
-        let limits = HeadLimits { bytes_max: ctx.house.header_max, ..HeadLimits::default() };
+        let limits = HeadLimits::new(ctx.house.header_max);
         // The end of the head is not in what was kept: one byte a packet costs no second look.
         match head::end(bytes, kept, &limits) {
             Ok(None) => ctx.chunks.push(&mut self.stash, bytes),
@@ -240,6 +243,9 @@ impl Session {
     ) -> Result<Box<Asking>, HeadError> {
         let request = Request::parse(head, limits)?;
         let Asked::Upgrade(asked) = upgrade::read(&request)? else {
+            if request.headers.has_token("upgrade", "websocket") {
+                return Err(HeadError { status: 400, reason: "a WebSocket upgrade must be a GET" });
+            }
             return Err(HeadError { status: 426, reason: "only WebSocket upgrades are served here" });
         };
         if !upgrade::origin_allowed(asked.origin, &ctx.house.origins) {
@@ -265,7 +271,7 @@ impl Session {
     pub(super) fn keep_lines(&mut self, ctx: &Ctx<'_>) {
         let peer = self.peer.address().ip();
         let Some(kept) = &mut self.kept else { return };
-        let limits = HeadLimits { bytes_max: ctx.house.header_max, ..HeadLimits::default() };
+        let limits = HeadLimits::new(ctx.house.header_max);
         let forward = Forward {
             peer,
             trusted: ctx.house.trusts(peer),
@@ -285,10 +291,11 @@ impl Session {
             fragments_max: ctx.house.fragments_max,
             utf8: true,
         };
-        let (had, unsent) = (self.journal.messages(), self.journal.unsent());
+        let (mut had, unsent) = (self.journal.messages(), self.journal.unsent());
         let mut at = 0;
         while at < bytes.len() {
             if self.scanner.at_message_boundary() && self.is_full(ctx) {
+                had = self.count_up(had, ctx);
                 self.pause_client(&bytes[at..], ctx);
                 break;
             }
@@ -305,6 +312,8 @@ impl Session {
                 }
                 Ok(Step::Control { len, opcode, payload }) => {
                     at += len;
+                    // It may end the session, which counts what is unconfirmed.
+                    had = self.count_up(had, ctx);
                     if !self.on_client_control(opcode, &payload, ctx) {
                         break;
                     }
@@ -326,11 +335,13 @@ impl Session {
         }
     }
 
-    /// Counts the messages that have become complete and sees to it that they get confirmed.
-    fn count_up(&mut self, had: u32, ctx: &mut Ctx<'_>) {
-        let new = self.journal.messages().saturating_sub(had);
+    /// Counts the messages that have become complete and sees to it that they get confirmed; returns
+    /// how many are held and counted.
+    fn count_up(&mut self, had: u32, ctx: &mut Ctx<'_>) -> u32 {
+        let messages = self.journal.messages();
+        let new = messages.saturating_sub(had);
         if new == 0 {
-            return;
+            return messages;
         }
         ctx.tally.messages_up += u64::from(new);
         ctx.tally.journaled += u64::from(new);
@@ -338,6 +349,7 @@ impl Session {
             self.unconfirmed_since = ctx.now;
             self.want_barrier(ctx);
         }
+        messages
     }
 
     /// A message that is still arriving has until `limits.message_time`.

@@ -197,7 +197,13 @@ impl Journal {
             }
             return true;
         }
-        self.sent_frame_left == 0
+        if self.sent_frame_left > 0 {
+            return false;
+        }
+        // Whole frames of it have left; the rest must not, for nothing could follow a cut frame.
+        chunks.truncate(&mut self.chain, self.sent as usize);
+        self.tail_left = 0;
+        true
     }
 
     /// Whether the first unconfirmed message was wholly handed to the present upstream.

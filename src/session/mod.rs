@@ -119,6 +119,8 @@ struct Flags {
 /// What most sessions never need.
 #[derive(Default)]
 struct Rare {
+    /// Somebody wants it to end as soon as the downward message under way has ended.
+    stop: Option<End>,
     /// Why the session ends, once its client has taken its leave.
     end: Option<End>,
     /// The client's last words, for the server.
@@ -207,7 +209,7 @@ impl Session {
             Event::ClientBytes { bytes, kept } => self.on_client_bytes(bytes, kept, ctx),
             Event::ClientLost(loss) => self.on_client_lost(loss, ctx),
             Event::ClientDrained => self.on_client_drained(ctx),
-            Event::Routed { pool } => self.on_routed(pool, ctx),
+            Event::Routed => self.on_routed(ctx),
             Event::Denied { status, reason } => self.deny(status, reason, ctx),
             Event::Dialling { server } => self.on_dialling(server, ctx),
             Event::NoServer(nobody) => self.on_no_server(nobody, ctx),
@@ -322,6 +324,11 @@ impl Session {
         self.phase == Phase::Moving
     }
 
+    /// Whether the client's end was begun, by whomever; then nobody needs to begin it again.
+    pub fn is_leaving(&self) -> bool {
+        self.leg != Leg::Talking || self.rare.as_ref().is_some_and(|rare| rare.stop.is_some())
+    }
+
     /// What must always hold; run after each turn in tests.
     pub fn check_invariants(&self) {
         self.journal.check_invariants();
@@ -363,7 +370,8 @@ impl Session {
         if matches!(self.phase, Phase::Parting | Phase::Over) {
             return;
         }
-        let whole_frame = self.journal.sent_at_frame();
+        // A server hears one Close from us: not another one behind a farewell or a move's.
+        let whole_frame = self.journal.sent_at_frame() && self.can_send();
         self.tell_end(end, ctx);
         let unanswered = matches!(self.phase, Phase::Greeting | Phase::Admitting);
         if !matches!(self.phase, Phase::Greeting) {
@@ -393,6 +401,12 @@ impl Session {
             && matches!(self.phase, Phase::Open | Phase::Moving | Phase::Held);
         if !graceful {
             return self.end(end, ctx);
+        }
+        let whole = self.draft.is_empty() && !self.flags.streaming;
+        if !whole && self.rare().stop.is_none() {
+            // At a message boundary: `on_piece` comes back here.
+            self.rare().stop = Some(end);
+            return;
         }
         let (code, reason) = end.close();
         ctx.chunks.clear(&mut self.draft);

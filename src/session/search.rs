@@ -9,11 +9,16 @@ use crate::wire::scan::Scanner;
 use crate::wire::upgrade;
 
 impl Session {
-    pub(super) fn on_routed(&mut self, pool: u16, ctx: &mut Ctx<'_>) {
-        if self.phase != Phase::Greeting {
+    /// Gives the session its pool, whose settings count from here on.
+    pub fn join(&mut self, pool: u16) {
+        debug_assert_eq!(self.phase, Phase::Greeting, "a session keeps its pool");
+        self.pool = Some(pool);
+    }
+
+    pub(super) fn on_routed(&mut self, ctx: &mut Ctx<'_>) {
+        if self.phase != Phase::Greeting || self.pool.is_none() {
             return;
         }
-        self.pool = Some(pool);
         self.keep_lines(ctx);
         self.become_(Phase::Admitting);
         self.attempt = Some(Box::new(Attempt::new(ctx.now)));
@@ -60,11 +65,6 @@ impl Session {
             (Phase::Held, Nobody::AllTried) if attempt.all_refused && !attempt.tried.is_empty() => {
                 self.end(End::Refused, ctx);
             }
-            // The pause was made before this one was asked for: another round begins at once.
-            (Phase::Held, Nobody::AllTried) => {
-                attempt.next_round();
-                ctx.actions.push(Action::Dial);
-            }
             _ => {
                 attempt.next_round();
                 self.failures = self.failures.saturating_add(1);
@@ -98,12 +98,8 @@ impl Session {
         }
         ctx.actions.push(Action::Tell(Life::Failed(loss)));
         ctx.actions.push(Action::HangUpUpstream { say: None });
-        self.failures = self.failures.saturating_add(1);
-        match self.phase {
-            // Each usable server is tried once, without a pause (CONTRACT 4).
-            Phase::Admitting => ctx.actions.push(Action::Dial),
-            _ => self.retry_later(ctx),
-        }
+        // Each usable server is tried once without a pause; the pause is between rounds.
+        ctx.actions.push(Action::Dial);
     }
 
     /// The server wants no permessage-deflate that a replay could live with: once more without.

@@ -60,8 +60,8 @@ impl Session {
     }
 
     fn owes_upstream(&self, now: Tick, settings: &super::Settings) -> bool {
-        let joined = matches!(self.phase, Phase::Open | Phase::Moving | Phase::Finishing);
-        joined
+        // Behind our Close nothing may follow (RFC 6455 5.5.1): neither in Finishing, nor once left.
+        self.can_send()
             && (self.upstream_pulse.owes()
                 || self.server_pong().is_some()
                 || self.flags.leaving
@@ -102,19 +102,21 @@ impl Session {
             Place::Before => self.journal.sent_number(),
             Place::After => self.journal.end_number(),
         };
-        if self.barrier.is_none() && (self.upstream_pulse.owes() || self.barrier_due(now, settings)) {
+        let all_said = parcel.place == Place::After || backlog == 0;
+        let farewell = self
+            .farewell()
+            .filter(|_| self.phase == Phase::Open && all_said && !self.flags.cut);
+        // A last barrier before the Close: its Pong tells a reply from a Close of the server's own.
+        let last = farewell.is_some() && self.journal.messages() > 0 && self.asks(settings);
+        let ping = self.upstream_pulse.owes() || last || self.barrier_due(now, settings);
+        if self.barrier.is_none() && ping {
             parcel.control.extend_from_slice(&dialect.ping(number, rng));
             parcel.ping = Some(number);
         }
-        let all_said = parcel.place == Place::After || backlog == 0;
         if self.flags.leaving && !self.flags.left {
             parcel.control.extend_from_slice(&dialect.close(1000, "moved", rng));
             parcel.close = true;
-        } else if let Some((code, reason)) = self.farewell()
-            && self.phase == Phase::Open
-            && all_said
-            && !self.flags.cut
-        {
+        } else if let Some((code, reason)) = farewell {
             parcel.control.extend_from_slice(&dialect.close(*code, reason, rng));
             parcel.close = true;
         }
@@ -130,7 +132,7 @@ impl Session {
     /// Whether a barrier is to go out now: none is outstanding, and what waits is old or large
     /// enough. With a message that goes anyway it goes at half the delay: it costs no write then.
     fn barrier_due(&self, now: Tick, settings: &super::Settings) -> bool {
-        if self.barrier.is_some() || self.flags.processed || settings.confirm == Confirm::Written {
+        if self.barrier.is_some() || !self.asks(settings) {
             return false;
         }
         if self.phase == Phase::Moving {
@@ -142,9 +144,13 @@ impl Session {
         waiting && (age >= due || self.journal.len() >= settings.barrier_bytes)
     }
 
+    /// Whether barriers are what confirms.
+    fn asks(&self, settings: &super::Settings) -> bool {
+        !self.flags.processed && settings.confirm != Confirm::Written
+    }
+
     pub(super) fn want_barrier(&mut self, ctx: &mut Ctx<'_>) {
-        let confirms = ctx.settings.confirm != Confirm::Written && !self.flags.processed;
-        if confirms && self.journal.messages() > 0 && self.can_send() {
+        if self.asks(ctx.settings) && self.journal.messages() > 0 && self.can_send() {
             self.want_by(self.unconfirmed_since.after(ctx.settings.barrier_delay), ctx);
         }
     }
@@ -235,6 +241,9 @@ impl Session {
             Some(last) if last.end == at => last.end += bytes.len(),
             _ => ctx.direct.push(at..at + bytes.len()),
         }
+        if piece.ends && let Some(end) = self.rare.as_mut().and_then(|rare| rare.stop.take()) {
+            self.on_stop(end, ctx);
+        }
     }
 
     /// Puts what was to go out directly behind what is queued: something must follow it in order.
@@ -245,7 +254,7 @@ impl Session {
     }
 
     fn on_received(&mut self, number: u64, ctx: &mut Ctx<'_>) {
-        if number > self.journal.sent_number() {
+        if self.claims_too_much(number) {
             return self.on_upstream_lost(Loss::Protocol, ctx);
         }
         // Only the outstanding barrier is known; a Pong that nobody asked for means nothing.
@@ -259,6 +268,12 @@ impl Session {
             self.count_confirmed(count, ctx);
         }
         self.leave_when_clean(ctx);
+    }
+
+    /// Eight bytes that are no number of ours, a timestamp say, are an unknown payload, which RFC 6455
+    /// 5.5.3 allows; a number just beyond what was sent is a claim.
+    fn claims_too_much(&self, number: u64) -> bool {
+        number.checked_sub(self.journal.sent_number()).is_some_and(|ahead| (1..CLAIM_MAX).contains(&ahead))
     }
 
     fn on_processed(&mut self, number: u64, ctx: &mut Ctx<'_>) {
@@ -290,8 +305,13 @@ impl Session {
     fn on_server_close(&mut self, said: Option<(u16, Box<str>)>, ctx: &mut Ctx<'_>) {
         let code = said.as_ref().map_or(1005, |(code, _)| *code);
         if self.phase == Phase::Finishing {
-            // Its reply to our Close: everything before it was received (CONTRACT 3).
-            if !self.flags.processed {
+            // Its reply to our Close: everything before it was received (CONTRACT 3). One of its own
+            // that has crossed ours proves nothing.
+            let reply = self.is_reply(said.as_ref());
+            if !reply && self.journal.messages() > 0 && ctx.settings.abnormal.contains(&code) {
+                return self.lose(Loss::Close(code), None, ctx);
+            }
+            if reply && !self.flags.processed {
                 let count = self.journal.confirm(self.journal.sent_number(), ctx.chunks);
                 self.count_confirmed(count, ctx);
             }
@@ -308,6 +328,14 @@ impl Session {
         }
         let close = said.as_ref().map(|(code, reason)| (*code, &**reason));
         self.end_with(End::ServerClosed, close, ctx);
+    }
+
+    /// Whether this is the answer to our Close: it has its code (RFC 6455 5.5.1), and no other reason.
+    fn is_reply(&self, said: Option<&(u16, Box<str>)>) -> bool {
+        let (code, reason) = said.map_or((1005, ""), |(code, reason)| (*code, reason));
+        self.farewell().is_some_and(|(ours, why)| {
+            *ours == code && (reason.is_empty() || *reason == **why)
+        })
     }
 
     pub(super) fn on_upstream_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
@@ -465,6 +493,9 @@ const BACKLOG_MAX: usize = 64 << 10;
 
 /// Downward messages are collected only while so much memory is left beside them.
 const SQUEEZE: usize = 64 << 10;
+
+/// No session has so many messages under way.
+const CLAIM_MAX: u64 = 1 << 32;
 
 /// Protocol errors of servers that a session survives in a minute (CONTRACT 3).
 const FAULTS_MAX: u8 = 10;

@@ -17,8 +17,8 @@ pub enum Event<'a> {
     ClientDrained,
 
     // Finding an upstream.
-    /// The request's route: this pool serves it. The session waits for a server.
-    Routed { pool: u16 },
+    /// The session has a pool (see [`Session::join`](super::Session::join)); it waits for a server.
+    Routed,
     /// The client is sent away before any server is asked.
     Denied { status: u16, reason: &'static str },
     /// A server was picked and is being dialled.
@@ -258,6 +258,11 @@ impl End {
     /// Place in [`End::ALL`].
     pub fn index(self) -> usize {
         End::ALL.iter().position(|end| end.name() == self.name()).unwrap_or(0)
+    }
+
+    /// What the client is told; empty where there is nothing to add to the code.
+    pub fn says(self) -> &'static str {
+        self.close().1
     }
 
     /// The Close that tells the client (RFC 6455 7.4.1), where there is one to send.

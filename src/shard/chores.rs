@@ -327,27 +327,26 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let elapsed = now.since(drain.since);
         let late = elapsed >= window;
         let wanted = u64::from(drain.total) * u64::from(elapsed) / u64::from(window.max(1));
-        let over = elapsed >= drain.ms;
+        if elapsed >= drain.ms || self.clients.len() == self.lists.graves.len() {
+            self.state = State::Stopped;
+            return self.stop_all();
+        }
+        if late && let Some(drain) = &mut self.chores.drain {
+            // Whoever was passed over, or came in the last moment, has its turn now.
+            drain.from = 0;
+        }
         while let Some(drain) = &mut self.chores.drain {
-            if !late && u64::from(drain.stopped) >= wanted.max(1) {
+            if !late && u64::from(drain.stopped) >= wanted {
                 break;
             }
             let Some((key, client)) = self.clients.next_from(drain.from) else { break };
             drain.from = key.index + 1;
+            let session = &client.session;
             // Those without a server wait for one to the deadline.
-            let phase = client.session.phase();
-            if late || !matches!(phase, Phase::Held) {
+            if (late || session.phase() != Phase::Held) && !session.is_leaving() {
                 drain.stopped += 1;
                 self.tell(key, Event::Stop(End::Shutdown));
             }
-        }
-        if late && let Some(drain) = &mut self.chores.drain {
-            // Again from the start: who was in the middle of a message, or held.
-            drain.from = 0;
-        }
-        if self.clients.len() == self.lists.graves.len() || over {
-            self.state = State::Stopped;
-            return self.stop_all();
         }
         self.want_chores(DRAIN_PAUSE);
     }
@@ -379,7 +378,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             timers: self.wheel.len(),
             buffer_bytes: self.core.chunks.used_bytes(),
             kept_bytes: self.core.stats.kept_bytes,
-            tripped: self.fleet.servers.iter().map(|server| server.tripped.is_some()).collect(),
+            tripped: self.fleet.servers.iter().map(|server| !server.is_closed(self.core.now)).collect(),
         }
     }
 

@@ -68,7 +68,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Event::Denied { status: 503, reason: "no new clients are taken now" }
         } else {
             match self.fleet.route(&asking.path, &asking.host) {
-                Some(pool) => Event::Routed { pool },
+                Some(pool) => {
+                    if let Some(client) = self.clients.get_mut(key) {
+                        client.session.join(pool);
+                    }
+                    Event::Routed
+                }
                 None => Event::Denied { status: 404, reason: "no route" },
             }
         };
@@ -310,14 +315,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if session.pool().is_none() {
             return debug!(target: "session", client = peer; "left without asking");
         }
-        let reason = end.name();
+        let (reason, said) = (end.name(), end.says());
         let (up, down) = (session.messages_up(), session.messages_down());
         let failovers = session.failovers();
         let ms = self.core.now.since(session.opened());
         if unconfirmed > 0 {
-            warn!(target: "session", session = id, client = peer, reason, ms, up, down, failovers, unconfirmed; "ended");
+            warn!(target: "session", session = id, client = peer, reason, said, ms, up, down, failovers, unconfirmed; "ended");
         } else {
-            info!(target: "session", session = id, client = peer, reason, ms, up, down, failovers, unconfirmed; "ended");
+            info!(target: "session", session = id, client = peer, reason, said, ms, up, down, failovers, unconfirmed; "ended");
         }
     }
 }

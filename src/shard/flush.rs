@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::{Io, Put, Shard};
+use super::{BROKEN, Io, Put, Shard};
 use crate::kit::{Key, Spot};
 use crate::session::{Dialect, Event, Place};
 
@@ -95,6 +95,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             client.bits.writable = false;
             client.bits.readable = true;
             client.bits.ended = true;
+            // … unless it is not read: it would then never be seen.
+            if !client.session.wants_client() {
+                return self.tell(key, Event::ClientLost(BROKEN));
+            }
             return self.again_client(key);
         }
         if !client.session.has_output() && client.session.awaits_drain() {

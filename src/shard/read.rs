@@ -105,7 +105,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return self.squeeze_client(key);
             }
             let kept = client.session.stashed().min(STASH_ROOM);
-            let got = if client.bits.readable {
+            // What was kept comes before what is new: as long as much is kept, nothing is added.
+            let full = kept > STASH_ROOM - READ_MAX;
+            let got = if client.bits.readable && !full {
                 self.io.read(socket, &mut self.scratch[STASH_ROOM..])
             } else {
                 Got::Wait
@@ -113,7 +115,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let new = match got {
                 Got::Bytes(new) => new,
                 Got::Wait => {
-                    client.bits.readable = false;
+                    client.bits.readable &= full;
                     // What was kept while nothing might be begun is dealt with now.
                     if kept == 0 || !client.bits.stalled {
                         return;
@@ -124,7 +126,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 Got::Broken => return self.tell(key, Event::ClientLost(BROKEN)),
             };
             client.bits.stalled = false;
-            let short = new < READ_MAX && !client.bits.ended;
+            let short = !full && new < READ_MAX && !client.bits.ended;
             if short {
                 client.bits.readable = false;
             }

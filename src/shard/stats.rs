@@ -58,7 +58,7 @@ pub struct Snapshot {
     pub buffer_bytes: u64,
     /// Heap bytes of kept request heads.
     pub kept_bytes: u64,
-    /// The breakers of all servers, as this shard knows them.
+    /// The servers whose breakers let nobody through now, as this shard knows them.
     pub tripped: Vec<bool>,
 }
 

@@ -29,6 +29,9 @@ impl World {
                 if let Some(id) = self.any_conn() {
                     self.coverage.slow += 1;
                     self.conns[id].slow_until = until;
+                    if let Far::Client(client) = self.conns[id].far {
+                        self.clients[client].tainted = true;
+                    }
                 }
             }
             12 | 13 => {
@@ -156,8 +159,7 @@ impl World {
         let Some(upstream) = self.any_upstream() else { return };
         self.coverage.pongs_wrong += 1;
         if self.rng.chance(1, 3) {
-            let log = &self.laws.sessions[&self.upstreams[upstream].session];
-            let future = self.clients[log.client].next + 5;
+            let future = self.clients[self.upstreams[upstream].client].next + 5;
             let mut bytes = Vec::new();
             codec::frame(0x8a, &future.to_be_bytes(), None, &mut bytes);
             self.upstreams[upstream].misbehave(&bytes);
@@ -211,7 +213,8 @@ impl World {
     fn abort_one(&mut self) {
         let Some(upstream) = self.any_upstream() else { return };
         let id = self.upstreams[upstream].session;
-        self.laws.sessions.get_mut(&id).expect("it was greeted").aborted = true;
+        let Some(log) = self.laws.sessions.get_mut(&id) else { return };
+        log.aborted = true;
         self.tell_all(&Mail::AbortSession { ticket: 0, id });
     }
 

@@ -79,7 +79,7 @@ impl Run {
             house: House {
                 message_max: world.message_max as u64,
                 handshake: 3_000,
-                message_time: 8_000,
+                message_time: 30_000,
                 pings: 0,
                 ..House::default()
             },
@@ -193,7 +193,9 @@ impl Run {
         while self.shards.iter().any(|shard| shard.clients() > 0) {
             self.step += 1;
             self.turn();
-            assert!(self.world().now < deadline, "law: all clients have left, but a shard is not empty");
+            let rest = self.shards.iter().flat_map(|shard| shard.sessions());
+            let rest: Vec<_> = rest.map(|one| (one.peer().port(), one.phase())).collect();
+            assert!(self.world().now < deadline, "law: all clients have left, but not {rest:?}");
         }
         assert_eq!(self.unconfirmed(), before, "law I1: healthy servers, but messages are lost");
         if shutdown {
@@ -254,8 +256,8 @@ fn settings(rng: &mut Prng) -> Settings {
         barrier_bytes: [2 << 10, 64 << 10][rng.below(2) as usize],
         connect: 500,
         handshake: 1_200,
-        ping: 1_500 + rng.below(1_000),
-        pong: 700,
+        ping: 2_000 + rng.below(1_000),
+        pong: 1_500,
         close: 800,
         ..Settings::default()
     }

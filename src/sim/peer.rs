@@ -239,7 +239,7 @@ impl Upstream {
         {
             self.pong(&payload);
         }
-        if self.processes && self.processed < self.count && world.rng.chance(1, 4) {
+        if self.processes && !self.close_sent && self.processed < self.count && world.rng.chance(1, 4) {
             let left = self.count - self.processed;
             self.processed += 1 + u64::from(world.rng.below(left as u32));
             self.tell_processed(world);
@@ -275,6 +275,9 @@ impl Upstream {
             Item::Ping(payload) => self.on_ping(payload, world),
             Item::Pong(_) => {}
             Item::Close(code, reason) => {
+                let conn = &world.conns[self.conn];
+                let more = conn.outward.queued() + conn.outward.flying();
+                assert!(more == 0 && !self.frames.is_cut(), "law: nothing follows our Close to {me}");
                 self.close_read = true;
                 self.moved = reason == "moved" && code == Some(1000);
                 world.note(format_args!("upstream {me} reads Close {code:?} {reason}"));
@@ -369,6 +372,7 @@ impl Upstream {
         self.queue(&bytes);
         self.close_sent = true;
         self.abnormal |= code == Some(1011);
+        world.note(format_args!("upstream {} says Close {code:?}", self.conn));
         world.on_server_close(self.session, code, reason);
     }
 
@@ -397,7 +401,7 @@ impl Upstream {
         let mut bytes = Vec::new();
         match world.rng.below(4) {
             0 => codec::frame(0x8a, b"unknown", None, &mut bytes),
-            1 => codec::frame(0x8a, b"wsteady:", None, &mut bytes),
+            1 => codec::frame(0x8a, b"wsteady:x", None, &mut bytes),
             2 => codec::frame(0x8a, b"", None, &mut bytes),
             _ => {
                 // A number that nobody asked for, but not more than was read.
@@ -432,6 +436,8 @@ pub struct Client {
     /// Pings that were not answered: number, where it ends, when.
     pub pings: VecDeque<(u32, u64, u64)>,
     pinged: u32,
+    /// Since when a Ping that was read has no Pong, though nothing stands in its way.
+    pub unanswered_since: u64,
     /// The upstream whose messages came last, and how many of it; of earlier ones, too.
     pub got: Vec<(usize, u32)>,
     pub close_sent: Option<Option<u16>>,

@@ -20,14 +20,14 @@ pub struct HeadLimits {
 }
 
 impl HeadLimits {
-    /// Limits for heads of at most `bytes_max`. 100 lines and 8 KiB values are what common servers
-    /// take; no registered name is longer than 40 bytes.
+    /// Limits for heads of at most `bytes_max`. 100 lines are what common servers take, and
+    /// a value may fill the head; no registered name is longer than 40 bytes.
     pub const fn new(bytes_max: usize) -> HeadLimits {
         HeadLimits {
             bytes_max,
             headers_max: 100,
             name_max: 128,
-            value_max: 8 * 1024,
+            value_max: bytes_max,
         }
     }
 }

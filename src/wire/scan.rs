@@ -29,7 +29,7 @@ pub struct Scanner {
 pub struct Limits {
     /// Bytes of payload of one message, all fragments together; more is 1009.
     pub message_max: u64,
-    /// Frames of one message; more is 1008. Empty fragments are free for who sends them and not
+    /// Frames of one message; more is 1009. Empty fragments are free for who sends them and not
     /// for who keeps account of them.
     pub fragments_max: u32,
     /// Whether uncompressed text is checked.
@@ -80,7 +80,7 @@ impl Scanner {
     /// Says what stands at the start of `input`, which is not changed: masked bytes stay masked.
     ///
     /// Errors: 1002 for what breaks the framing; from a client also 1007 for text that can't become
-    /// UTF-8, 1008 for too many fragments, 1009 for a message over the limit, all as soon as known.
+    /// UTF-8, 1009 for too many fragments or a message over the limit, all as soon as known.
     #[inline]
     pub fn step(&mut self, input: &[u8], limits: &Limits) -> Result<Step, ProtocolError> {
         if self.frame_left > 0 {
@@ -90,13 +90,14 @@ impl Scanner {
                 self.pass(input, None, limits)
             };
         }
-        match frame::parse(input, self.from, self.deflate)? {
-            None => self.judge_incomplete(input, limits),
-            Some(header) if header.opcode.is_control() => Ok(take_control(input, &header)),
-            Some(header) => {
+        match frame::parse(input, self.from, self.deflate) {
+            Ok(None) => self.judge_incomplete(input, limits),
+            Ok(Some(header)) if header.opcode.is_control() => Ok(take_control(input, &header)),
+            Ok(Some(header)) => {
                 self.begin(&header, limits)?;
                 self.pass(input, Some(&header), limits)
             }
+            Err(error) => Err(self.first_fault(input, limits, error)),
         }
     }
 
@@ -198,6 +199,20 @@ impl Scanner {
         Ok(Step::More)
     }
 
+    /// Of a header with several faults the one that shows first is told, byte for byte: which close
+    /// code a client gets must not depend on how the network cut its header.
+    #[cold]
+    fn first_fault(&self, input: &[u8], limits: &Limits, last: ProtocolError) -> ProtocolError {
+        (1..=input.len().min(frame::HEADER_MAX))
+            .find_map(|len| {
+                let seen = &input[..len];
+                frame::parse(seen, self.from, self.deflate)
+                    .and_then(|_| self.judge_incomplete(seen, limits))
+                    .err()
+            })
+            .unwrap_or(last)
+    }
+
     /// RFC 6455 section 5.4: a continuation continues something, nothing else may come between.
     #[inline]
     fn check_order(&self, opcode: Opcode) -> Result<(), ProtocolError> {
@@ -223,11 +238,12 @@ impl Scanner {
             Opcode::Continuation => (self.message_len, self.fragments),
             _ => (0, 0),
         };
+        // In the order in which the header shows it: first its opcode, then its length.
+        if fragments >= limits.fragments_max {
+            return Err(ProtocolError::new(1009, "too many fragments"));
+        }
         if before.saturating_add(payload_len) > limits.message_max {
             return Err(ProtocolError::new(1009, "message too big"));
-        }
-        if fragments >= limits.fragments_max {
-            return Err(ProtocolError::new(1008, "too many fragments"));
         }
         Ok(())
     }

@@ -190,7 +190,8 @@ fn f16_the_only_server_is_down_for_twenty_seconds() {
 
 #[test]
 fn f20_a_server_that_comes_and_goes() {
-    let mut field = Field::start(&[Kind::Node], &[], json!({}), 3, &brisk());
+    let patient = json!({ "session": { "hold": "30s" } });
+    let mut field = Field::start(&[Kind::Node], &[], patient, 3, &brisk());
     for _ in 0..4 {
         field.crowd.send_more(100);
         field.strike("flap", |peers| peers[0].kill());
@@ -208,7 +209,7 @@ fn is_dial(record: &Record) -> bool {
 
 /// Floods a proxy whose only server is down, buffer 256 KiB.
 fn flooded(overflow: &str, count: u32) -> Field {
-    let changes = json!({ "session": { "buffer": "256KiB", "overflow": overflow } });
+    let changes = json!({ "session": { "buffer": "256KiB", "overflow": overflow, "hold": "30s" } });
     let habit = Habit {
         every: Duration::from_millis(1),
         size_max: 60_000,

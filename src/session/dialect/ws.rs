@@ -160,7 +160,7 @@ impl Hello {
         if self.answer.is_some() {
             return self.hear_body(input);
         }
-        let limits = HeadLimits { bytes_max: self.head_max, ..HeadLimits::default() };
+        let limits = HeadLimits::new(self.head_max);
         let end = match head::end(input, self.seen, &limits) {
             Ok(Some(end)) => end,
             Ok(None) => {
@@ -186,7 +186,12 @@ impl Hello {
     }
 
     fn switched(&mut self, response: &Response) -> Heard {
-        let offered = self.protocol.as_deref().unwrap_or_default();
+        // A reconnect is told apart below from a wrong answer: another choice is a refusal then.
+        let offered = if self.first {
+            self.protocol.as_deref().unwrap_or_default()
+        } else {
+            response.headers.get_str("sec-websocket-protocol").unwrap_or_default()
+        };
         let accepted = match upgrade::check_101(response, &self.key, offered) {
             Ok(accepted) => accepted,
             Err(_) => return Heard::Failed,
@@ -198,7 +203,7 @@ impl Hello {
         };
         let deflate = match answered {
             Ok(deflate) => deflate,
-            Err(Refusal::ContextTakeover) if self.first => return Heard::Unsuitable,
+            Err(_) if self.first && self.deflate.is_some() => return Heard::Unsuitable,
             Err(_) if self.first => return Heard::Failed,
             Err(_) => return Heard::Differs,
         };

@@ -200,7 +200,13 @@ const BAD: &[(&str, &str, u16, usize)] = &[
     (
         "V30 sixth frame",
         "01 80 00000000 {V30} 00 80 00000000",
-        1008,
+        1009,
+        31,
+    ),
+    (
+        "V30 sixth frame, which lacks its mask, too",
+        "01 80 00000000 {V30} 00 00",
+        1009,
         31,
     ),
     (

@@ -241,7 +241,7 @@ fn defaults(servers: Vec<Value>) -> Value {
                 "connect": "1s", "handshake": "2s", "ping": "1s", "pong": "1s", "close": "1s",
             },
         } },
-        "session": { "hold": "30s", "admit": "2s" },
+        "session": { "hold": "5s", "admit": "2s" },
         "limits": { "memory": "64MiB", "message": "1MiB", "handshake": "2s" },
         "drain": "2s",
     })

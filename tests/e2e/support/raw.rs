@@ -312,9 +312,13 @@ impl Origin {
 
     /// The next connection and its request head.
     pub fn next(&self) -> (Raw, Head) {
-        let mut raw = self.try_next(Duration::from_secs(10)).expect("a dial");
-        let head = raw.head(Duration::from_secs(5));
-        (raw, head)
+        loop {
+            let mut raw = self.try_next(Duration::from_secs(10)).expect("a dial");
+            // A dial for a client that left before it stood ends without a byte.
+            if let Some(head) = raw.try_head(Duration::from_secs(5)) {
+                return (raw, head);
+            }
+        }
     }
 
     /// The next connection, upgraded.
