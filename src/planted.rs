@@ -8,11 +8,97 @@ use std::cell::Cell;
 pub enum Bug {
     /// A key finds its slot's next tenant.
     StaleKeyHits,
+    /// A replay begins where the last server's writes ended.
+    ReplayFromSent,
+    /// A Pong that nobody asked for confirms.
+    UnknownPongConfirms,
+    /// A barrier counts the message that is still on its way.
+    PartialConfirmed,
+    /// A barrier is put in where a frame was cut.
+    BarrierInsideFrame,
+    /// What was collected of a message reaches the client when its server is lost.
+    HalfDraftDelivered,
+    /// A Pong to the client is put into a frame that streams.
+    PongInsideFrame,
+    /// A Pong that was owed follows our Close.
+    PongBehindClose,
+    /// The connection to the old server is forgotten, not closed.
+    OldUpstreamKept,
+    /// What was kept of the last read is dropped without its store.
+    ChunkLeaked,
+    /// A buried session's timer stays armed.
+    TimerLeft,
+    /// One way to end does not count what is unconfirmed.
+    EndUncounted,
+    /// `X-Wsteady-Next` leaves out one message.
+    NextOffByOne,
+    /// What we write extends the server's deadline.
+    WritesAreLife,
+    /// A client that was paused is never read again.
+    PausedForever,
+    /// What the socket refused is queued before what was queued.
+    DownOvertakes,
+    /// `session.hold` does not end a hold.
+    HoldForever,
+    /// A session that must wait for its turn once more is forgotten.
+    QueueLoses,
+    /// An open breaker forbids the only server, for ever.
+    LastHopeForbidden,
+    /// A closed client's place is not given back.
+    BudgetKept,
+    /// A move does not wait for the barrier's Pong.
+    MoveBeforePong,
+    /// A message may kill any number of servers.
+    PoisonForever,
+    /// New bytes are read while not all that was kept fits before them.
+    NewBeforeKept,
+    /// A short read is believed to be the last although the stream has ended.
+    ShortReadAtEnd,
+    /// Any Close counts as the reply to ours.
+    CrossedCloseConfirms,
+    /// A server hears a second Close behind the first.
+    SecondClose,
+    /// A broken client that is not being read is never noticed.
+    BrokenUnseen,
+    /// A part of a frame is sent that can never be finished.
+    CutTailSent,
+    /// When the 32-bit clock wraps, the connect rate waits for 49 days.
+    RateWraps,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: &'static [Bug] = &[Bug::StaleKeyHits];
+    pub const ALL: &'static [Bug] = &[
+        Bug::StaleKeyHits,
+        Bug::ReplayFromSent,
+        Bug::UnknownPongConfirms,
+        Bug::PartialConfirmed,
+        Bug::BarrierInsideFrame,
+        Bug::HalfDraftDelivered,
+        Bug::PongInsideFrame,
+        Bug::PongBehindClose,
+        Bug::OldUpstreamKept,
+        Bug::ChunkLeaked,
+        Bug::TimerLeft,
+        Bug::EndUncounted,
+        Bug::NextOffByOne,
+        Bug::WritesAreLife,
+        Bug::PausedForever,
+        Bug::DownOvertakes,
+        Bug::HoldForever,
+        Bug::QueueLoses,
+        Bug::LastHopeForbidden,
+        Bug::BudgetKept,
+        Bug::MoveBeforePong,
+        Bug::PoisonForever,
+        Bug::NewBeforeKept,
+        Bug::ShortReadAtEnd,
+        Bug::CrossedCloseConfirms,
+        Bug::SecondClose,
+        Bug::BrokenUnseen,
+        Bug::CutTailSent,
+        Bug::RateWraps,
+    ];
 }
 
 thread_local! {

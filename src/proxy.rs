@@ -16,8 +16,8 @@ use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Prng};
 use crate::net::{Clock, Host, Net, Post, sys};
 use crate::session::dialect::ws::Ws;
-use crate::shard::{Mail, Shard};
 use crate::shard::Plan;
+use crate::shard::{Mail, Shard};
 
 /// A running proxy.
 pub struct Proxy {
@@ -60,21 +60,39 @@ impl Proxy {
         let to_shards = post.clone();
         let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
         let board = Arc::new(Switchboard::new(count, mailer).map_err(system)?);
-        let desk = Arc::new(Desk::new(board.clone(), assembly.fleet.clone(), config.limits.memory));
+        let desk = Arc::new(Desk::new(
+            board.clone(),
+            assembly.fleet.clone(),
+            config.limits.memory,
+        ));
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
         let answers = Arc::new(move |ticket, answer| board.answer(ticket, answer));
         let runner = Runner::new(&config, assembly, addresses.len(), count)?;
-        let (shards, listening) =
-            host.start(&addresses, answers, move |index, net| runner.run(index, net)).map_err(system)?;
-        let token = config.admin.token.as_ref().map(|token| token.reveal().to_string());
-        let admin =
-            admin::serve(admin_listener, desk.clone(), token, annex).map_err(system)?;
+        let (shards, listening) = host
+            .start(&addresses, answers, move |index, net| {
+                runner.run(index, net)
+            })
+            .map_err(system)?;
+        let token = config
+            .admin
+            .token
+            .as_ref()
+            .map(|token| token.reveal().to_string());
+        let admin = admin::serve(admin_listener, desk.clone(), token, annex).map_err(system)?;
         for address in &listening {
             info!(address:% = address, loops = count; "listening");
         }
         info!(address:% = admin_address; "admin listening");
-        Ok(Proxy { shards, listening, admin_address, admin, desk, post, count })
+        Ok(Proxy {
+            shards,
+            listening,
+            admin_address,
+            admin,
+            desk,
+            post,
+            count,
+        })
     }
 
     /// Addresses for clients, with their real ports.
@@ -94,7 +112,11 @@ impl Proxy {
 
     /// What stops it, for another thread.
     pub fn stopper(&self) -> Stopper {
-        Stopper { desk: self.desk.clone(), post: self.post.clone(), count: self.count }
+        Stopper {
+            desk: self.desk.clone(),
+            post: self.post.clone(),
+            count: self.count,
+        }
     }
 
     /// Begins to close all sessions over this time; [`wait`](Proxy::wait) then returns.

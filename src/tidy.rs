@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms, and what they may use of each other (STYLE 1): only what stands before them.
-const ROOMS: [&str; 8] = ["kit", "wire", "session", "fleet", "shard", "net", "sim", "control"];
+const ROOMS: [&str; 8] = [
+    "kit", "wire", "session", "fleet", "shard", "net", "sim", "control",
+];
 
 /// Rooms whose data there is one of per session or per loop: nothing in them is shared or locked.
 const DATA_PATH: [&str; 6] = ["kit", "wire", "session", "fleet", "shard", "net"];
@@ -24,12 +26,18 @@ fn every_room_keeps_its_law() {
                 }
                 let root = path.split("::").next().unwrap_or_default();
                 let known = match root {
-                    "crate" => law.imports.iter().any(|import| begins(&path, import)) || is_own(&path, room),
+                    "crate" => {
+                        law.imports.iter().any(|import| begins(&path, import))
+                            || is_own(&path, room)
+                    }
                     "self" | "super" | "core" | "alloc" => true,
                     _ => !is_crate(root) || law.imports.contains(root),
                 };
                 if !known {
-                    broken.push(format!("{}: {path} is not in the room's imports", file.display()));
+                    broken.push(format!(
+                        "{}: {path} is not in the room's imports",
+                        file.display()
+                    ));
                 }
             }
         }
@@ -40,14 +48,25 @@ fn every_room_keeps_its_law() {
 #[test]
 fn unsafe_code_stands_in_one_file() {
     for room in ROOMS {
-        for file in files(room).into_iter().filter(|file| !file.ends_with("net/sys.rs")) {
+        for file in files(room)
+            .into_iter()
+            .filter(|file| !file.ends_with("net/sys.rs"))
+        {
             let code = code_of(&file);
-            assert!(!has_word(&code, "unsafe"), "{} has unsafe code", file.display());
+            assert!(
+                !has_word(&code, "unsafe"),
+                "{} has unsafe code",
+                file.display()
+            );
         }
     }
     let text = fs::read_to_string(root().join("net/sys.rs")).expect("net/sys.rs is there");
     let blocks = text.matches("unsafe {").count();
-    assert_eq!(text.matches("// SAFETY:").count(), blocks, "each block says why it is sound");
+    assert_eq!(
+        text.matches("// SAFETY:").count(),
+        blocks,
+        "each block says why it is sound"
+    );
 }
 
 #[test]
@@ -86,9 +105,16 @@ impl Law {
         let list = |head: &str| -> BTreeSet<String> {
             let line = text.lines().find_map(|line| line.strip_prefix(head));
             let line = line.unwrap_or_else(|| panic!("{room}/mod.rs has no line `{head}`"));
-            line.trim().trim_end_matches('.').split(", ").map(|name| name.replace('-', "_")).collect()
+            line.trim()
+                .trim_end_matches('.')
+                .split(", ")
+                .map(|name| name.replace('-', "_"))
+                .collect()
         };
-        Law { imports: list("//! Imports:"), never: list("//! Never:") }
+        Law {
+            imports: list("//! Imports:"),
+            never: list("//! Never:"),
+        }
     }
 }
 
@@ -152,7 +178,12 @@ fn paths_in(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     for statement in code.split(';') {
-        if let Some(tree) = statement.trim().split("use ").nth(1).filter(|tree| tree.contains("::{")) {
+        if let Some(tree) = statement
+            .trim()
+            .split("use ")
+            .nth(1)
+            .filter(|tree| tree.contains("::{"))
+        {
             spread("", &tree.replace(char::is_whitespace, " "), &mut found);
         }
     }
@@ -204,12 +235,17 @@ fn is_own(path: &str, room: &str) -> bool {
 fn is_crate(root: &str) -> bool {
     let manifest = include_str!("../Cargo.toml");
     let depends = manifest.lines().any(|line| {
-        let name = line.split(" =").next().unwrap_or_default().replace('-', "_");
+        let name = line
+            .split(" =")
+            .next()
+            .unwrap_or_default()
+            .replace('-', "_");
         !name.is_empty() && name == root
     });
     depends || root == "std"
 }
 
 fn has_word(code: &str, word: &str) -> bool {
-    code.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|found| found == word)
+    code.split(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .any(|found| found == word)
 }

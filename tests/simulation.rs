@@ -24,7 +24,10 @@ fn the_laws_hold() {
                     }
                     // What went before is printed by the run itself.
                     match catch_unwind(|| sim::run(seed, steps, false)) {
-                        Ok(report) => runs.lock().expect("no panic while held").push(report.coverage),
+                        Ok(report) => runs
+                            .lock()
+                            .expect("no panic while held")
+                            .push(report.coverage),
                         Err(_) => broken.lock().expect("no panic while held").push(seed),
                     }
                 }
@@ -34,7 +37,10 @@ fn the_laws_hold() {
     let total = Coverage::sum(&runs.into_inner().expect("no panic while held"));
     println!("{total}");
     let broken = broken.into_inner().expect("no panic while held");
-    assert!(broken.is_empty(), "laws are broken by seeds {broken:?} in {steps} steps");
+    assert!(
+        broken.is_empty(),
+        "laws are broken by seeds {broken:?} in {steps} steps"
+    );
 }
 
 fn number(name: &str, default: u64) -> u64 {

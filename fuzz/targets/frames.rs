@@ -193,18 +193,21 @@ fn ask_the_oracle(from: Sender, stream: &[u8], said: &Said) {
         .read_buffer_size(ORACLE_MAX);
     let mut oracle = WebSocket::from_raw_socket(Wire(stream), role, Some(config));
     let mut wanted = messages(said).into_iter();
+    // It takes lengths that are not in their shortest form: behind one it goes on alone.
+    let lenient = said.error.is_some_and(|(_, reason)| reason.contains("shortest"));
     let error = loop {
-        match oracle.read() {
-            // Control frames may come in another order beside messages: they are counted only.
-            Ok(Message::Ping(_) | Message::Pong(_)) => {}
-            Ok(Message::Text(text)) => {
-                assert_eq!(wanted.next(), Some((true, text.as_bytes().to_vec())));
-            }
-            Ok(Message::Binary(bytes)) => {
-                assert_eq!(wanted.next(), Some((false, bytes.to_vec())));
-            }
+        let message = match oracle.read() {
+            // Control frames may come in another order beside messages.
+            Ok(Message::Ping(_) | Message::Pong(_)) => continue,
+            Ok(Message::Text(text)) => (true, text.as_bytes().to_vec()),
+            Ok(Message::Binary(bytes)) => (false, bytes.to_vec()),
+            Ok(Message::Close(_)) if lenient => return,
             Ok(other) => panic!("we saw no {other:?}"),
             Err(error) => break error,
+        };
+        match wanted.next() {
+            None if lenient => return,
+            ours => assert_eq!(ours, Some(message)),
         }
     };
     let missing = wanted.next();

@@ -146,6 +146,7 @@ fn on_response(bytes: &[u8], flags: u8, cuts: &mut Cuts) {
     let plain = flags & 2 != 0;
     let kept = Kept {
         target: "/".into(),
+        lines: b"Host: h\r\n"[..].into(),
         protocol: Some("chat, mqtt".into()).filter(|_| flags & 4 != 0),
         deflate: Some(Deflate {
             server_max_window_bits: Some(12),

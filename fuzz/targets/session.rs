@@ -115,7 +115,7 @@ fn step(world: &mut World, operation: u8, argument: u8, script: &mut Script<'_>)
         15 => world.read_upstream(1 + square),
         16 => world.upstream_ends(argument & 1 == 0),
         17 => world.wait(square as u32 / 4),
-        18 => world.tell(Event::Due),
+        18 => world.ring_early(),
         19 => world.tell(Event::Move(if argument & 1 == 0 { Mover::Drain } else { Mover::Failover })),
         20 => {
             let ends = [End::Shutdown, End::Aborted, End::Memory, End::Fault];

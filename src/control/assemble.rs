@@ -33,11 +33,19 @@ pub fn assemble(config: &Config) -> Result<Assembly, String> {
         .map(|route| {
             let pool = config.pools.iter().position(|pool| pool.name == route.pool);
             let pool = pool.ok_or_else(|| format!("route to unknown pool {}", route.pool))? as u16;
-            Ok(Route { path: route.path.clone(), host: route.host.clone(), pool })
+            Ok(Route {
+                path: route.path.clone(),
+                host: route.host.clone(),
+                pool,
+            })
         })
         .collect::<Result<_, String>>()?;
     let settings = config.pools.iter().map(settings_of).collect();
-    Ok(Assembly { fleet, house: house_of(config), settings })
+    Ok(Assembly {
+        fleet,
+        house: house_of(config),
+        settings,
+    })
 }
 
 fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
@@ -85,7 +93,9 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
 fn resolve(server: &ServerConfig) -> Result<Vec<SocketAddr>, String> {
     let name = server.url.authority();
     let failed = |why: String| format!("server {}: {name}: {why}", server.id);
-    let found = name.to_socket_addrs().map_err(|error| failed(error.to_string()))?;
+    let found = name
+        .to_socket_addrs()
+        .map_err(|error| failed(error.to_string()))?;
     let mut addresses: Vec<SocketAddr> = found.collect();
     addresses.sort();
     addresses.dedup();

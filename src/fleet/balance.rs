@@ -47,7 +47,10 @@ pub fn choose(
     rng: &mut Prng,
 ) -> Result<u16, NoChoice> {
     let enabled = |server: &Server| server.state == ServerState::Enabled && server.weight > 0;
-    if !members.iter().any(|id| servers[*id as usize].state != ServerState::Gone) {
+    if !members
+        .iter()
+        .any(|id| servers[*id as usize].state != ServerState::Gone)
+    {
         return Err(NoChoice::Empty);
     }
     let usable: Vec<u16> = members
@@ -55,17 +58,24 @@ pub fn choose(
         .copied()
         .filter(|id| enabled(&servers[*id as usize]) && servers[*id as usize].is_closed(now))
         .collect();
-    let hope = usable.is_empty() && wish.desperate;
+    let hope = usable.is_empty() && wish.desperate && !planted!(LastHopeForbidden);
     let candidates: Vec<u16> = if hope {
-        members.iter().copied().filter(|id| enabled(&servers[*id as usize])).collect()
+        members
+            .iter()
+            .copied()
+            .filter(|id| enabled(&servers[*id as usize]))
+            .collect()
     } else {
         usable
     };
     if candidates.is_empty() {
         return Err(NoChoice::NoneUsable);
     }
-    let mut fresh: Vec<u16> =
-        candidates.iter().copied().filter(|id| !wish.tried.contains(id)).collect();
+    let mut fresh: Vec<u16> = candidates
+        .iter()
+        .copied()
+        .filter(|id| !wish.tried.contains(id))
+        .collect();
     if fresh.len() > 1 {
         fresh.retain(|id| wish.last != Some(*id));
     }
@@ -114,9 +124,16 @@ fn least_loaded(fresh: &[u16], servers: &mut [Server]) -> u16 {
         // Compared as fractions connections/weight, one connection ahead.
         (u64::from(server.shared.connections()) + 1) * 1_000_000 / u64::from(server.weight)
     };
-    let least = fresh.iter().map(|id| load(&servers[*id as usize])).min().unwrap_or(0);
-    let equal: Vec<u16> =
-        fresh.iter().copied().filter(|id| load(&servers[*id as usize]) == least).collect();
+    let least = fresh
+        .iter()
+        .map(|id| load(&servers[*id as usize]))
+        .min()
+        .unwrap_or(0);
+    let equal: Vec<u16> = fresh
+        .iter()
+        .copied()
+        .filter(|id| load(&servers[*id as usize]) == least)
+        .collect();
     in_turn(&equal, servers)
 }
 
@@ -125,7 +142,11 @@ mod tests {
     use super::*;
     use crate::fleet::pools::tests::server;
 
-    const ANY: Wish<'_> = Wish { tried: &[], last: None, desperate: false };
+    const ANY: Wish<'_> = Wish {
+        tried: &[],
+        last: None,
+        desperate: false,
+    };
 
     fn count(balance: Balance, weights: &[u32], picks: usize) -> Vec<usize> {
         let mut servers: Vec<Server> = weights.iter().map(|weight| server(*weight)).collect();
@@ -163,8 +184,19 @@ mod tests {
         let mut servers = vec![server(1), server(1)];
         let mut rng = Prng::from_u64(1);
         let mut pick = |servers: &mut Vec<Server>, tried: &[u16], desperate| {
-            let wish = Wish { tried, last: Some(0), desperate };
-            choose(Balance::RoundRobin, &[0, 1], servers, wish, Tick(0), &mut rng)
+            let wish = Wish {
+                tried,
+                last: Some(0),
+                desperate,
+            };
+            choose(
+                Balance::RoundRobin,
+                &[0, 1],
+                servers,
+                wish,
+                Tick(0),
+                &mut rng,
+            )
         };
         assert_eq!(pick(&mut servers, &[], false), Ok(1));
         assert_eq!(pick(&mut servers, &[], false), Ok(1));
@@ -174,7 +206,11 @@ mod tests {
         assert_eq!(pick(&mut servers, &[], false), Ok(0));
         servers[0].tripped = Some(Tick(0));
         assert_eq!(pick(&mut servers, &[], false), Err(NoChoice::NoneUsable));
-        assert_eq!(pick(&mut servers, &[], true), Ok(0), "the last hope is never forbidden");
+        assert_eq!(
+            pick(&mut servers, &[], true),
+            Ok(0),
+            "the last hope is never forbidden"
+        );
         servers[0].state = ServerState::Gone;
         servers[1].state = ServerState::Gone;
         assert_eq!(pick(&mut servers, &[], true), Err(NoChoice::Empty));
@@ -193,6 +229,10 @@ mod tests {
         };
         assert_eq!(pick(&mut servers, 10_999), Err(NoChoice::NoneUsable));
         assert_eq!(pick(&mut servers, 11_000), Ok(0));
-        assert_eq!(pick(&mut servers, 11_001), Err(NoChoice::NoneUsable), "one trial");
+        assert_eq!(
+            pick(&mut servers, 11_001),
+            Err(NoChoice::NoneUsable),
+            "one trial"
+        );
     }
 }

@@ -14,7 +14,12 @@ pub struct Breaker {
 impl Breaker {
     /// Closed. A threshold of 0 never opens.
     pub fn new(threshold: u32) -> Breaker {
-        Breaker { threshold, failures: 0, last_loss: None, open: false }
+        Breaker {
+            threshold,
+            failures: 0,
+            last_loss: None,
+            open: false,
+        }
     }
 
     /// Whether it is open.

@@ -134,7 +134,10 @@ impl Fleet {
         if self.routes.is_empty() {
             return (!self.pools.is_empty()).then_some(0);
         }
-        self.routes.iter().find(|route| route.matches(path, host)).map(|route| route.pool)
+        self.routes
+            .iter()
+            .find(|route| route.matches(path, host))
+            .map(|route| route.pool)
     }
 
     /// Chooses a server of a pool.
@@ -152,7 +155,9 @@ impl Fleet {
 
     /// Whether a session of this server would find another one.
     pub fn has_other(&self, server: u16, now: Tick) -> bool {
-        let Some(of) = self.servers.get(server as usize) else { return false };
+        let Some(of) = self.servers.get(server as usize) else {
+            return false;
+        };
         self.pools[of.pool as usize].members.iter().any(|id| {
             let other = &self.servers[*id as usize];
             *id != server && other.is_usable(now)
@@ -161,9 +166,11 @@ impl Fleet {
 
     /// Whether each pool has a server that may be used.
     pub fn is_ready(&self, now: Tick) -> bool {
-        self.pools
-            .iter()
-            .all(|pool| pool.members.iter().any(|id| self.servers[*id as usize].is_usable(now)))
+        self.pools.iter().all(|pool| {
+            pool.members
+                .iter()
+                .any(|id| self.servers[*id as usize].is_usable(now))
+        })
     }
 
     /// The server of that name.
@@ -202,7 +209,12 @@ impl Server {
 
     /// Whether the breaker lets a session through: it is closed, or its one trial is free.
     pub fn is_closed(&self, now: Tick) -> bool {
-        let Some(since) = self.tripped else { return true };
+        let Some(since) = self.tripped else {
+            return true;
+        };
+        if planted!(LastHopeForbidden) {
+            return false;
+        }
         let claimed = self.shared.trial.load(Relaxed);
         // A trial that never reported is given out again after another cooldown.
         let free = claimed == 0 || now.since(Tick(claimed - 1)) >= self.cooldown;
@@ -212,7 +224,9 @@ impl Server {
     /// A tripped server is dialled: nobody else may, until that has shown something.
     pub fn take_trial(&self, now: Tick) {
         if self.tripped.is_some() {
-            self.shared.trial.store(now.0.wrapping_add(1).max(1), Relaxed);
+            self.shared
+                .trial
+                .store(now.0.wrapping_add(1).max(1), Relaxed);
         }
     }
 

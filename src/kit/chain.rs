@@ -16,7 +16,11 @@ pub struct Chain {
 impl Chain {
     /// An empty queue.
     pub const fn new() -> Chain {
-        Chain { head: NIL, tail: NIL, len: 0 }
+        Chain {
+            head: NIL,
+            tail: NIL,
+            len: 0,
+        }
     }
 
     /// Bytes in the queue.
@@ -48,7 +52,10 @@ pub struct Spot {
 
 impl Spot {
     /// The place before everything, also of an empty chain.
-    pub const FRONT: Spot = Spot { chunk: NIL, offset: 0 };
+    pub const FRONT: Spot = Spot {
+        chunk: NIL,
+        offset: 0,
+    };
 }
 
 struct Slot {
@@ -75,7 +82,15 @@ impl Chunks {
     /// A store that leases from `budget` (in chunks), `step` at a time.
     pub fn new(budget: Arc<Budget>, step: usize) -> Chunks {
         debug_assert!(step > 0);
-        Chunks { slots: Vec::new(), warm: Vec::new(), cold: Vec::new(), used: 0, leased: 0, budget, step }
+        Chunks {
+            slots: Vec::new(),
+            warm: Vec::new(),
+            cold: Vec::new(),
+            used: 0,
+            leased: 0,
+            budget,
+            step,
+        }
     }
 
     /// Makes sure that `bytes` more can be stored, in up to four queues, without exceeding the
@@ -183,7 +198,11 @@ impl Chunks {
     }
 
     /// The bytes from `spot` on, chunk by chunk.
-    pub fn slices<'a>(&'a self, chain: &Chain, spot: Spot) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    pub fn slices<'a>(
+        &'a self,
+        chain: &Chain,
+        spot: Spot,
+    ) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (mut chunk, mut offset) = self.locate(chain, spot);
         std::iter::from_fn(move || {
             loop {
@@ -191,7 +210,10 @@ impl Chunks {
                 let from = offset.unwrap_or(slot.start) as usize;
                 (chunk, offset) = (slot.next, None);
                 if from < slot.end as usize {
-                    return slot.bytes.as_ref().map(|bytes| &bytes[from..slot.end as usize]);
+                    return slot
+                        .bytes
+                        .as_ref()
+                        .map(|bytes| &bytes[from..slot.end as usize]);
                 }
             }
         })
@@ -210,7 +232,10 @@ impl Chunks {
             let here = (slot.end - from) as usize;
             if n <= here || slot.next == NIL {
                 debug_assert!(n <= here, "advancing past the end");
-                return Spot { chunk, offset: from + n as u16 };
+                return Spot {
+                    chunk,
+                    offset: from + n as u16,
+                };
             }
             n -= here;
             chunk = slot.next;
@@ -244,12 +269,24 @@ impl Chunks {
 
     /// What must always hold; run after each turn in tests.
     pub fn check_invariants(&self) {
-        assert!(self.used <= self.leased, "{} chunks used, {} leased", self.used, self.leased);
-        assert_eq!(self.slots.len(), self.used + self.warm.len() + self.cold.len());
+        assert!(
+            self.used <= self.leased,
+            "{} chunks used, {} leased",
+            self.used,
+            self.leased
+        );
+        assert_eq!(
+            self.slots.len(),
+            self.used + self.warm.len() + self.cold.len()
+        );
     }
 
     fn locate(&self, chain: &Chain, spot: Spot) -> (u32, Option<u16>) {
-        if spot == Spot::FRONT { (chain.head, None) } else { (spot.chunk, Some(spot.offset)) }
+        if spot == Spot::FRONT {
+            (chain.head, None)
+        } else {
+            (spot.chunk, Some(spot.offset))
+        }
     }
 
     fn grow(&mut self, chain: &mut Chain) {
@@ -266,12 +303,20 @@ impl Chunks {
         if self.used >= self.leased {
             self.lease_up_to(self.used + 1);
         }
-        debug_assert!(self.used < self.leased, "nobody asked for room before pushing");
+        debug_assert!(
+            self.used < self.leased,
+            "nobody asked for room before pushing"
+        );
         self.used += 1;
         let id = match self.warm.pop().or_else(|| self.cold.pop()) {
             Some(id) => id,
             None => {
-                self.slots.push(Slot { bytes: None, next: NIL, start: 0, end: 0 });
+                self.slots.push(Slot {
+                    bytes: None,
+                    next: NIL,
+                    start: 0,
+                    end: 0,
+                });
                 self.slots.len() as u32 - 1
             }
         };
@@ -395,7 +440,10 @@ mod tests {
             chunks.push(&mut chain, &[7; CHUNK]);
             stored += 1;
         }
-        assert!((35..=40).contains(&stored), "{stored} chunks of a budget of 40");
+        assert!(
+            (35..=40).contains(&stored),
+            "{stored} chunks of a budget of 40"
+        );
         chunks.clear(&mut chain);
         assert!(budget.left() >= 32, "{} left", budget.left());
         drop(chunks);

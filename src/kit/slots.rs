@@ -13,7 +13,10 @@ pub struct Key {
 
 impl Key {
     /// A key that never names anything.
-    pub const NONE: Key = Key { index: u32::MAX, generation: 0 };
+    pub const NONE: Key = Key {
+        index: u32::MAX,
+        generation: 0,
+    };
 
     /// Whether this is [`Key::NONE`].
     pub fn is_none(self) -> bool {
@@ -33,14 +36,20 @@ impl<T> Slots<T> {
     /// An empty slab with room for `capacity` slots: growth doubles by copy, so the expected size
     /// is reserved at the start.
     pub fn with_capacity(capacity: usize) -> Slots<T> {
-        Slots { slab: Slab::with_capacity(capacity), generation: 0 }
+        Slots {
+            slab: Slab::with_capacity(capacity),
+            generation: 0,
+        }
     }
 
     /// The key that the next insertion will have: a socket is watched under it before it has a slot.
     pub fn next_key(&self) -> Key {
         // Generation 0 is kept for `Key::NONE`.
         let generation = ((self.generation + 1) & Self::GENERATION_MASK).max(1);
-        Key { index: self.slab.vacant_key() as u32, generation }
+        Key {
+            index: self.slab.vacant_key() as u32,
+            generation,
+        }
     }
 
     /// Takes a slot for `value`.
@@ -91,16 +100,28 @@ impl<T> Slots<T> {
 
     /// All taken slots, in the order of their places.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.slab
-            .iter()
-            .map(|(index, (generation, value))| (Key { index: index as u32, generation: *generation }, value))
+        self.slab.iter().map(|(index, (generation, value))| {
+            (
+                Key {
+                    index: index as u32,
+                    generation: *generation,
+                },
+                value,
+            )
+        })
     }
 
     /// The first taken slot at or behind a place: lists are paged with it.
     pub fn next_from(&self, index: u32) -> Option<(Key, &T)> {
         (index as usize..self.slab.capacity()).find_map(|place| {
             let (generation, value) = self.slab.get(place)?;
-            Some((Key { index: place as u32, generation: *generation }, value))
+            Some((
+                Key {
+                    index: place as u32,
+                    generation: *generation,
+                },
+                value,
+            ))
         })
     }
 
@@ -132,7 +153,10 @@ mod tests {
         let keys: Vec<Key> = (0..4).map(|n| slots.insert(n)).collect();
         slots.remove(keys[1]);
         slots.remove(keys[2]);
-        assert_eq!(slots.next_from(1).map(|(key, n)| (key, *n)), Some((keys[3], 3)));
+        assert_eq!(
+            slots.next_from(1).map(|(key, n)| (key, *n)),
+            Some((keys[3], 3))
+        );
         assert!(slots.next_from(4).is_none());
     }
 }

@@ -17,7 +17,11 @@ impl Tick {
     #[inline]
     pub fn since(self, earlier: Tick) -> u32 {
         let difference = self.0.wrapping_sub(earlier.0);
-        if difference > Tick::FAR { 0 } else { difference }
+        if difference > Tick::FAR {
+            0
+        } else {
+            difference
+        }
     }
 
     /// Whether this moment lies before `other`.
@@ -48,7 +52,12 @@ mod tests {
 
     #[test]
     fn compares_across_the_wrap() {
-        let rows = [(0, 1), (u32::MAX, 0), (u32::MAX - 5, 5), (0x7fff_fff0, 0x8000_0010)];
+        let rows = [
+            (0, 1),
+            (u32::MAX, 0),
+            (u32::MAX - 5, 5),
+            (0x7fff_fff0, 0x8000_0010),
+        ];
         for (a, b) in rows {
             let (a, b) = (Tick(a), Tick(b));
             assert!(a.is_before(b) && !b.is_before(a), "{a:?} {b:?}");

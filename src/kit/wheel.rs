@@ -41,7 +41,14 @@ pub struct Wheel<T> {
 impl<T: Copy> Wheel<T> {
     /// An empty wheel that begins at `now`.
     pub fn new(now: Tick) -> Wheel<T> {
-        Wheel { nodes: Vec::new(), free: NIL, armed: 0, heads: [NIL; LISTS], filled: [0; LEVELS], at: now }
+        Wheel {
+            nodes: Vec::new(),
+            free: NIL,
+            armed: 0,
+            heads: [NIL; LISTS],
+            filled: [0; LEVELS],
+            at: now,
+        }
     }
 
     /// Arms a timer for `owner`.
@@ -56,7 +63,10 @@ impl<T: Copy> Wheel<T> {
 
     /// Moves an armed timer to another moment.
     pub fn move_to(&mut self, timer: Timer, due: Tick) {
-        debug_assert!(self.nodes[timer.0 as usize].owner.is_some(), "a timer that is not armed");
+        debug_assert!(
+            self.nodes[timer.0 as usize].owner.is_some(),
+            "a timer that is not armed"
+        );
         self.unlink(timer.0);
         self.nodes[timer.0 as usize].due = due;
         self.link(timer.0);
@@ -64,7 +74,10 @@ impl<T: Copy> Wheel<T> {
 
     /// Disarms a timer; its id is void from here on.
     pub fn disarm(&mut self, timer: Timer) {
-        debug_assert!(self.nodes[timer.0 as usize].owner.is_some(), "a timer that is not armed");
+        debug_assert!(
+            self.nodes[timer.0 as usize].owner.is_some(),
+            "a timer that is not armed"
+        );
         self.unlink(timer.0);
         self.release(timer.0);
     }
@@ -126,7 +139,10 @@ impl<T: Copy> Wheel<T> {
         let mut id = self.take_list(place);
         while id != NIL {
             let next = self.nodes[id as usize].next;
-            debug_assert!(self.nodes[id as usize].due.is_due(self.at), "a timer would fire early");
+            debug_assert!(
+                self.nodes[id as usize].due.is_due(self.at),
+                "a timer would fire early"
+            );
             due.extend(self.nodes[id as usize].owner);
             self.release(id);
             id = next;
@@ -179,7 +195,9 @@ impl<T: Copy> Wheel<T> {
     }
 
     fn unlink(&mut self, id: u32) {
-        let Node { prev, next, list, .. } = self.nodes[id as usize];
+        let Node {
+            prev, next, list, ..
+        } = self.nodes[id as usize];
         if prev == NIL {
             self.heads[list as usize] = next;
         } else {
@@ -189,7 +207,8 @@ impl<T: Copy> Wheel<T> {
             self.nodes[next as usize].prev = prev;
         }
         if self.heads[list as usize] == NIL {
-            self.filled[list as usize / LISTS_PER_LEVEL] &= !(1 << (list as usize % LISTS_PER_LEVEL));
+            self.filled[list as usize / LISTS_PER_LEVEL] &=
+                !(1 << (list as usize % LISTS_PER_LEVEL));
         }
     }
 
@@ -200,7 +219,13 @@ impl<T: Copy> Wheel<T> {
 
     fn take_node(&mut self) -> u32 {
         if self.free == NIL {
-            self.nodes.push(Node { owner: None, due: Tick(0), prev: NIL, next: NIL, list: 0 });
+            self.nodes.push(Node {
+                owner: None,
+                due: Tick(0),
+                prev: NIL,
+                next: NIL,
+                list: 0,
+            });
             return self.nodes.len() as u32 - 1;
         }
         let id = self.free;
@@ -245,7 +270,8 @@ mod tests {
                         model.push((step, due, timer));
                     }
                     4 if !model.is_empty() => {
-                        let (_, _, timer) = model.swap_remove(rng.below(model.len() as u32) as usize);
+                        let (_, _, timer) =
+                            model.swap_remove(rng.below(model.len() as u32) as usize);
                         wheel.disarm(timer);
                     }
                     5 if !model.is_empty() => {
@@ -258,13 +284,19 @@ mod tests {
                         let before = now;
                         if let Some(ms) = wheel.next_in(now) {
                             let first = model.iter().map(|row| row.1.since(now)).min().unwrap();
-                            assert!(ms <= first.max(1), "next_in {ms} past the first timer {first}");
+                            assert!(
+                                ms <= first.max(1),
+                                "next_in {ms} past the first timer {first}"
+                            );
                         }
                         now = now.after(rng.below(jump) + 1);
                         fired.clear();
                         wheel.turn(now, &mut fired);
-                        let mut want: Vec<u32> =
-                            model.iter().filter(|row| row.1.is_due(now)).map(|row| row.0).collect();
+                        let mut want: Vec<u32> = model
+                            .iter()
+                            .filter(|row| row.1.is_due(now))
+                            .map(|row| row.0)
+                            .collect();
                         model.retain(|row| !row.1.is_due(now));
                         fired.sort_unstable();
                         want.sort_unstable();

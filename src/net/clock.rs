@@ -14,12 +14,17 @@ pub struct Clock {
 impl Clock {
     /// A clock that begins now.
     pub fn start() -> Clock {
-        Clock { start: Instant::now() }
+        Clock {
+            start: Instant::now(),
+        }
     }
 
     /// What it shows.
     pub fn read(&self) -> Now {
         let micros = self.start.elapsed().as_micros() as u64;
-        Now { tick: Tick((micros / 1_000) as u32), micros }
+        Now {
+            tick: Tick((micros / 1_000) as u32),
+            micros,
+        }
     }
 }

@@ -39,7 +39,11 @@ impl Host {
             polls.push((poll, inbox));
             boxes.push((sender, waker));
         }
-        Ok(Host { polls, post: Arc::new(Post { boxes }), clock })
+        Ok(Host {
+            polls,
+            post: Arc::new(Post { boxes }),
+            clock,
+        })
     }
 
     /// The mailboxes.
@@ -59,17 +63,29 @@ impl Host {
         F: Fn(usize, Net) + Clone + Send + 'static,
     {
         for address in addresses {
-            let named = |error| io::Error::new(io::Error::kind(&error), format!("{address}: {error}"));
+            let named =
+                |error| io::Error::new(io::Error::kind(&error), format!("{address}: {error}"));
             listen::probe(*address).map_err(named)?;
         }
         let mut threads = Vec::new();
         let mut bound = addresses.to_vec();
         for (index, (poll, inbox)) in self.polls.into_iter().enumerate() {
             let (report, result) = bounded(1);
-            let net = Net::new(index, poll, self.clock, inbox, self.post.clone(), answers.clone());
+            let net = Net::new(
+                index,
+                poll,
+                self.clock,
+                inbox,
+                self.post.clone(),
+                answers.clone(),
+            );
             let (wanted, run) = (bound.clone(), run.clone());
             let body = move || begin(index, net, &wanted, &report, run);
-            threads.push(std::thread::Builder::new().name(format!("shard-{index}")).spawn(body)?);
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("shard-{index}"))
+                    .spawn(body)?,
+            );
             // The first one finds the ports; the others share them.
             match result.recv() {
                 Ok(Ok(found)) => bound = found,
@@ -92,7 +108,9 @@ fn begin<F: Fn(usize, Net)>(
     run: F,
 ) {
     if !sys::own_descriptors() && index == 0 {
-        warn!("the kernel refuses descriptor tables per loop: the limit of open files counts for all");
+        warn!(
+            "the kernel refuses descriptor tables per loop: the limit of open files counts for all"
+        );
     }
     let mut bound = Vec::new();
     let opened = wanted.iter().try_for_each(|address| {
@@ -112,7 +130,9 @@ impl Post {
     /// Puts a mail into a shard's box. A full box loses it, and says so: mails are verdicts and
     /// questions, never messages of sessions.
     pub fn send(&self, shard: usize, mail: Mail) {
-        let Some((sender, waker)) = self.boxes.get(shard) else { return };
+        let Some((sender, waker)) = self.boxes.get(shard) else {
+            return;
+        };
         match sender.try_send(mail) {
             Ok(()) => {
                 if let Err(error) = waker.wake() {

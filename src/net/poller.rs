@@ -38,7 +38,17 @@ impl Net {
         answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
     ) -> Net {
         let events = Events::with_capacity(EVENTS_MAX);
-        Net { index, poll, events, listeners: Vec::new(), clock, inbox, post, answers, socket_buffer: 0 }
+        Net {
+            index,
+            poll,
+            events,
+            listeners: Vec::new(),
+            clock,
+            inbox,
+            post,
+            answers,
+            socket_buffer: 0,
+        }
     }
 
     /// Bounds the kernel's buffers of every socket, in bytes; 0 leaves them to the kernel.
@@ -50,7 +60,9 @@ impl Net {
     pub fn listen(&mut self, listener: std::net::TcpListener) -> std::io::Result<()> {
         let mut listener = TcpListener::from_std(listener);
         let token = Token::listener(self.listeners.len() as u32);
-        self.poll.registry().register(&mut listener, to_mio(token), Interest::READABLE)?;
+        self.poll
+            .registry()
+            .register(&mut listener, to_mio(token), Interest::READABLE)?;
         self.listeners.push(listener);
         Ok(())
     }
@@ -94,7 +106,9 @@ impl Io for Net {
     }
 
     fn accept(&mut self, listener: u32) -> Accept<TcpStream> {
-        let Some(listener) = self.listeners.get(listener as usize) else { return Accept::None };
+        let Some(listener) = self.listeners.get(listener as usize) else {
+            return Accept::None;
+        };
         match listener.accept() {
             Ok((stream, peer)) => Accept::Socket(stream, peer),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Accept::None,
@@ -108,7 +122,10 @@ impl Io for Net {
         if self.socket_buffer > 0 {
             socket::bound_buffers(socket, self.socket_buffer);
         }
-        self.poll.registry().register(socket, to_mio(token), both).is_ok()
+        self.poll
+            .registry()
+            .register(socket, to_mio(token), both)
+            .is_ok()
     }
 
     fn close_listeners(&mut self) {

@@ -57,7 +57,11 @@ impl Attempt {
     /// the end moves along.
     pub fn ends_at(&self, span: u32, now: Tick) -> Tick {
         let queued = self.queued.map_or(0, |since| now.since(since));
-        self.since.after(span.saturating_add(self.waited).saturating_add(queued).min(Tick::FAR))
+        self.since.after(
+            span.saturating_add(self.waited)
+                .saturating_add(queued)
+                .min(Tick::FAR),
+        )
     }
 
     /// Milliseconds that the search has lasted, turns apart.
@@ -95,11 +99,27 @@ mod tests {
     fn the_pause_doubles_to_its_bound() {
         let mut rng = Prng::from_u64(1);
         assert_eq!(back_off(0, &mut rng), 0, "the first attempt is immediate");
-        for (failures, bound) in [(1, 50), (2, 100), (5, 800), (6, 1_600), (7, 2_000), (255, 2_000)] {
+        for (failures, bound) in [
+            (1, 50),
+            (2, 100),
+            (5, 800),
+            (6, 1_600),
+            (7, 2_000),
+            (255, 2_000),
+        ] {
             let pauses: Vec<u32> = (0..500).map(|_| back_off(failures, &mut rng)).collect();
-            assert!(pauses.iter().all(|ms| (1..=bound).contains(ms)), "{failures}");
-            assert!(*pauses.iter().max().unwrap() > bound * 9 / 10, "the whole span is used");
-            assert!(*pauses.iter().min().unwrap() <= bound / 10 + 1, "the whole span is used");
+            assert!(
+                pauses.iter().all(|ms| (1..=bound).contains(ms)),
+                "{failures}"
+            );
+            assert!(
+                *pauses.iter().max().unwrap() > bound * 9 / 10,
+                "the whole span is used"
+            );
+            assert!(
+                *pauses.iter().min().unwrap() <= bound / 10 + 1,
+                "the whole span is used"
+            );
         }
     }
 

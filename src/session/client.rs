@@ -36,7 +36,10 @@ impl Session {
         matches!(self.leg, Leg::Closed | Leg::Deaf)
             || self.flags.paused
             || self.client_pulse.owes()
-            || self.rare.as_ref().is_some_and(|rare| rare.client_pong.is_some())
+            || self
+                .rare
+                .as_ref()
+                .is_some_and(|rare| rare.client_pong.is_some())
     }
 
     /// What waits to be written to the client.
@@ -54,6 +57,11 @@ impl Session {
 
     /// The kernel refused these bytes, which follow all that is queued.
     pub fn output_refused(&mut self, bytes: &[u8], chunks: &mut Chunks) {
+        if planted!(DownOvertakes) {
+            let mut queued = std::mem::take(&mut self.out);
+            chunks.push(&mut self.out, bytes);
+            return chunks.join(&mut self.out, &mut queued);
+        }
         chunks.push(&mut self.out, bytes);
     }
 
@@ -110,7 +118,7 @@ impl Session {
             Leg::Talking | Leg::Closing => {
                 // All is written, but it may end inside a frame: no place for a Pong.
                 // Nor is there one behind our Close.
-                let place = self.leg == Leg::Talking && !self.flags.down_cut;
+                let place = (self.leg == Leg::Talking || planted!(PongBehindClose)) && !self.flags.down_cut;
                 let rare = self.rare.as_mut().filter(|_| place);
                 if let Some(pong) = rare.and_then(|rare| rare.client_pong.take()) {
                     self.queue_control(&pong, ctx);
@@ -155,21 +163,14 @@ impl Session {
 
     /// Sends our Close to the client, behind all that is queued. Inside a frame there is no place
     /// for one: then the connection ends by TCP, and the client sees 1006.
-    pub(super) fn close_client(
-        &mut self,
-        end: End,
-        close: Option<(u16, &str)>,
-        ctx: &mut Ctx<'_>,
-    ) {
+    pub(super) fn close_client(&mut self, end: End, close: Option<(u16, &str)>, ctx: &mut Ctx<'_>) {
         debug_assert_eq!(self.leg, Leg::Talking);
         self.settle_direct(ctx);
         if self.flags.down_cut {
             return self.turn_deaf(ctx);
         }
         let frame = match close {
-            Some((code, reason)) => {
-                control(Opcode::Close, &close::payload(code, reason), None)
-            }
+            Some((code, reason)) => control(Opcode::Close, &close::payload(code, reason), None),
             None => control(Opcode::Close, &[], None),
         };
         ctx.chunks.push(&mut self.out, &frame);
@@ -244,17 +245,29 @@ impl Session {
         let request = Request::parse(head, limits)?;
         let Asked::Upgrade(asked) = upgrade::read(&request)? else {
             if request.headers.has_token("upgrade", "websocket") {
-                return Err(HeadError { status: 400, reason: "a WebSocket upgrade must be a GET" });
+                return Err(HeadError {
+                    status: 400,
+                    reason: "a WebSocket upgrade must be a GET",
+                });
             }
-            return Err(HeadError { status: 426, reason: "only WebSocket upgrades are served here" });
+            return Err(HeadError {
+                status: 426,
+                reason: "only WebSocket upgrades are served here",
+            });
         };
         if !upgrade::origin_allowed(asked.origin, &ctx.house.origins) {
-            return Err(HeadError { status: 403, reason: "this origin is not allowed" });
+            return Err(HeadError {
+                status: 403,
+                reason: "this origin is not allowed",
+            });
         }
         let host = request.headers.get_str("host").unwrap_or_default();
         let path = request.target.split('?').next().unwrap_or_default();
         if path.split('/').any(is_dot_segment) {
-            return Err(HeadError { status: 400, reason: "a path with dot segments" });
+            return Err(HeadError {
+                status: 400,
+                reason: "a path with dot segments",
+            });
         }
         self.kept = Some(Box::new(Kept {
             target: request.target.into(),
@@ -264,7 +277,10 @@ impl Session {
             deflate: asked.deflate,
             key: asked.key.into(),
         }));
-        Ok(Box::new(Asking { path: path.to_string(), host: without_port(host).to_lowercase() }))
+        Ok(Box::new(Asking {
+            path: path.to_string(),
+            host: without_port(host).to_lowercase(),
+        }))
     }
 
     /// Keeps of the request head what the servers of this pool are to get.
@@ -300,17 +316,28 @@ impl Session {
                 break;
             }
             match self.scanner.step(&bytes[at..], &limits) {
-                Ok(Step::Data { len, ends_message, .. }) => {
+                Ok(Step::Data {
+                    len, ends_message, ..
+                }) => {
                     if self.leg == Leg::Talking {
                         let piece = &bytes[at..at + len];
-                        self.journal.append(piece, self.scanner.frame_left(), ends_message, ctx.chunks);
+                        self.journal.append(
+                            piece,
+                            self.scanner.frame_left(),
+                            ends_message,
+                            ctx.chunks,
+                        );
                     }
                     if ends_message {
                         ctx.tally.sizes_up.record(self.scanner.message_len());
                     }
                     at += len;
                 }
-                Ok(Step::Control { len, opcode, payload }) => {
+                Ok(Step::Control {
+                    len,
+                    opcode,
+                    payload,
+                }) => {
                     at += len;
                     // It may end the session, which counts what is unconfirmed.
                     had = self.count_up(had, ctx);
@@ -358,7 +385,11 @@ impl Session {
             if let Some(rare) = &mut self.rare {
                 rare.message_since = None;
             }
-        } else if self.rare.as_ref().is_none_or(|rare| rare.message_since.is_none()) {
+        } else if self
+            .rare
+            .as_ref()
+            .is_none_or(|rare| rare.message_since.is_none())
+        {
             self.rare().message_since = Some(ctx.now);
             self.want_by(ctx.now.after(ctx.house.message_time), ctx);
         }
@@ -388,12 +419,20 @@ impl Session {
         if self.flags.paused && !self.is_full(ctx) {
             self.flags.paused = false;
             self.rare().paused_since = None;
+            if planted!(PausedForever) {
+                return;
+            }
             ctx.actions.push(Action::ReadClient);
         }
     }
 
     /// Says whether to go on reading behind it.
-    fn on_client_control(&mut self, opcode: Opcode, payload: &ControlPayload, ctx: &mut Ctx<'_>) -> bool {
+    fn on_client_control(
+        &mut self,
+        opcode: Opcode,
+        payload: &ControlPayload,
+        ctx: &mut Ctx<'_>,
+    ) -> bool {
         match opcode {
             Opcode::Ping => {
                 if !self.may_ping(ctx) {
@@ -422,7 +461,9 @@ impl Session {
             return true;
         }
         let rare = self.rare();
-        let earned = rare.pings_at.map_or(u32::MAX, |at| now.since(at).saturating_mul(rate) / 1_000);
+        let earned = rare
+            .pings_at
+            .map_or(u32::MAX, |at| now.since(at).saturating_mul(rate) / 1_000);
         if earned > 0 {
             rare.pings_left = rare.pings_left.saturating_add(earned).min(2 * rate);
             rare.pings_at = Some(now);
@@ -438,7 +479,7 @@ impl Session {
             return;
         }
         let pong = control(Opcode::Pong, payload, None);
-        if self.flags.down_cut || self.out.len() > PONG_MARK {
+        if (self.flags.down_cut && !planted!(PongInsideFrame)) || self.out.len() > PONG_MARK {
             self.rare().client_pong = Some(pong);
         } else {
             self.queue_control(&pong, ctx);
@@ -476,7 +517,11 @@ impl Session {
         if self.flags.down_cut {
             self.leg = Leg::Deaf;
         } else {
-            let echo = if code == 1005 { Vec::new() } else { close::payload(code, "").to_vec() };
+            let echo = if code == 1005 {
+                Vec::new()
+            } else {
+                close::payload(code, "").to_vec()
+            };
             self.queue_control(&control(Opcode::Close, &echo, None), ctx);
             self.leg = Leg::Closed;
         }
@@ -512,7 +557,11 @@ impl Session {
     }
 
     fn take_leave(&mut self, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
-        let end = if self.leg == Leg::Gone { End::ClientLost } else { End::ClientClosed };
+        let end = if self.leg == Leg::Gone {
+            End::ClientLost
+        } else {
+            End::ClientClosed
+        };
         self.take_leave_as(end, code, reason, ctx);
     }
 
@@ -539,7 +588,11 @@ impl Session {
 
     /// The session is over for a client that has taken its leave.
     pub(super) fn part(&mut self, ctx: &mut Ctx<'_>) {
-        let end = self.rare.as_ref().and_then(|rare| rare.end).unwrap_or(End::ClientClosed);
+        let end = self
+            .rare
+            .as_ref()
+            .and_then(|rare| rare.end)
+            .unwrap_or(End::ClientClosed);
         self.tell_end(end, ctx);
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
@@ -568,4 +621,3 @@ const EARLY_MAX: usize = 16 << 10;
 
 /// Above this only the latest Pong is kept for a client that does not read.
 const PONG_MARK: usize = 4 << 10;
-

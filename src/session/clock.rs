@@ -25,7 +25,11 @@ impl Session {
         }
         if let Some(next) = self.next_look(ctx) {
             // What was set meanwhile may be earlier; what is overdue comes with the next turn.
-            let next = if next.is_due(ctx.now) { ctx.now.after(1) } else { next };
+            let next = if next.is_due(ctx.now) {
+                ctx.now.after(1)
+            } else {
+                next
+            };
             self.want_by(next, ctx);
         }
     }
@@ -41,9 +45,18 @@ impl Session {
     }
 
     fn look_at_search(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(attempt) = &mut self.attempt else { return };
-        let span = if self.phase == Phase::Held { ctx.settings.hold } else { ctx.settings.admit };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        let span = if self.phase == Phase::Held {
+            ctx.settings.hold
+        } else {
+            ctx.settings.admit
+        };
         if attempt.ends_at(span, ctx.now).is_due(ctx.now) {
+            if self.phase == Phase::Held && planted!(HoldForever) {
+                return;
+            }
             if self.phase == Phase::Held {
                 return self.end(End::Hold, ctx);
             }
@@ -55,11 +68,17 @@ impl Session {
             };
             return self.deny(status, reason, ctx);
         }
-        if attempt.deadline.is_some_and(|deadline| deadline.is_due(ctx.now)) {
+        if attempt
+            .deadline
+            .is_some_and(|deadline| deadline.is_due(ctx.now))
+        {
             attempt.deadline = None;
             return self.on_upstream_lost(Loss::TimedOut, ctx);
         }
-        if attempt.retry_at.is_some_and(|moment| moment.is_due(ctx.now)) {
+        if attempt
+            .retry_at
+            .is_some_and(|moment| moment.is_due(ctx.now))
+        {
             attempt.retry_at = None;
             ctx.actions.push(Action::Dial);
         }
@@ -138,20 +157,29 @@ impl Session {
                 next = Some(next.map_or(moment, |next| next.min(moment)));
             }
         };
-        let upgraded = !matches!(self.phase, Phase::Greeting | Phase::Admitting | Phase::Parting);
+        let upgraded = !matches!(
+            self.phase,
+            Phase::Greeting | Phase::Admitting | Phase::Parting
+        );
         if self.phase == Phase::Greeting {
             add(Some(self.opened.after(ctx.house.handshake)));
         }
         if let Some(attempt) = &self.attempt {
             let held = self.phase == Phase::Held;
-            let span = if held { ctx.settings.hold } else { ctx.settings.admit };
+            let span = if held {
+                ctx.settings.hold
+            } else {
+                ctx.settings.admit
+            };
             add(Some(attempt.ends_at(span, ctx.now)));
             add(attempt.deadline);
             add(attempt.retry_at);
         }
         if let Some(rare) = &self.rare {
             add(rare.close_by);
-            add(rare.message_since.map(|since| since.after(ctx.house.message_time)));
+            add(rare
+                .message_since
+                .map(|since| since.after(ctx.house.message_time)));
             if self.flags.processed && self.flags.paused {
                 let since = rare.confirmed_at.or(rare.paused_since).unwrap_or(ctx.now);
                 add(Some(since.after(ctx.settings.hold)));
@@ -164,7 +192,9 @@ impl Session {
             add(Some(self.upstream_pulse.next_look(ping, pong)));
             let confirms = ctx.settings.confirm != super::Confirm::Written && !self.flags.processed;
             if confirms && self.journal.messages() > 0 && self.barrier.is_none() {
-                add(Some(self.unconfirmed_since.after(ctx.settings.barrier_delay)));
+                add(Some(
+                    self.unconfirmed_since.after(ctx.settings.barrier_delay),
+                ));
             }
         }
         next

@@ -100,7 +100,13 @@ impl Journal {
     }
 
     /// Appends a piece of a data frame. `frame_left` bytes of that frame are still to come.
-    pub fn append(&mut self, bytes: &[u8], frame_left: u64, ends_message: bool, chunks: &mut Chunks) {
+    pub fn append(
+        &mut self,
+        bytes: &[u8],
+        frame_left: u64,
+        ends_message: bool,
+        chunks: &mut Chunks,
+    ) {
         debug_assert!(!ends_message || frame_left == 0);
         chunks.push(&mut self.chain, bytes);
         self.tail_left = frame_left as u32;
@@ -116,7 +122,11 @@ impl Journal {
         fenced: bool,
         chunks: &'a Chunks,
     ) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut left = if fenced { self.message_left(chunks) } else { self.unsent() };
+        let mut left = if fenced {
+            self.message_left(chunks)
+        } else {
+            self.unsent()
+        };
         let spot = self.spot();
         chunks.slices(&self.chain, spot).map_while(move |slice| {
             let take = slice.len().min(left);
@@ -179,6 +189,9 @@ impl Journal {
     /// the old one may have had.
     pub fn replay(&mut self) -> u32 {
         let repeats = self.sent_messages;
+        if planted!(ReplayFromSent) && self.sent_at_message() {
+            return repeats;
+        }
         (self.sent, self.sent_spot, self.sent_frame_left) = (0, Spot::FRONT, 0);
         (self.sent_messages, self.sent_open) = (0, false);
         repeats
@@ -200,6 +213,9 @@ impl Journal {
         if self.sent_frame_left > 0 {
             return false;
         }
+        if planted!(CutTailSent) {
+            return true;
+        }
         // Whole frames of it have left; the rest must not, for nothing could follow a cut frame.
         chunks.truncate(&mut self.chain, self.sent as usize);
         self.tail_left = 0;
@@ -209,14 +225,19 @@ impl Journal {
     /// Whether the first unconfirmed message was wholly handed to the present upstream.
     pub fn first_was_sent(&self, chunks: &Chunks) -> bool {
         self.sent_messages > 0
-            && self.message_at(0, chunks).is_some_and(|len| len <= self.sent as usize)
+            && self
+                .message_at(0, chunks)
+                .is_some_and(|len| len <= self.sent as usize)
     }
 
     /// Gives all chunks back; returns how many complete messages were still unconfirmed.
     pub fn clear(&mut self, chunks: &mut Chunks) -> u32 {
         chunks.clear(&mut self.chain);
         let lost = self.messages;
-        *self = Journal { confirmed: self.confirmed, ..Journal::new() };
+        *self = Journal {
+            confirmed: self.confirmed,
+            ..Journal::new()
+        };
         lost
     }
 
@@ -241,7 +262,11 @@ impl Journal {
 
     /// At the front there is no byte before the cursor that could hold its place.
     fn spot(&self) -> Spot {
-        if self.sent == 0 { Spot::FRONT } else { self.sent_spot }
+        if self.sent == 0 {
+            Spot::FRONT
+        } else {
+            self.sent_spot
+        }
     }
 
     /// Length of the frame at a spot, header included, and whether it ends its message.
@@ -322,7 +347,11 @@ mod tests {
         (0..count)
             .map(|n| {
                 let len = [0, 1, 5, 130, 3_000][rng.below(5) as usize];
-                let opcode = if n == 0 { Opcode::Binary } else { Opcode::Continuation };
+                let opcode = if n == 0 {
+                    Opcode::Binary
+                } else {
+                    Opcode::Continuation
+                };
                 let mask = Some(rng.mask_key());
                 let mut frame =
                     encode_header(n + 1 == count, false, opcode, len as u64, mask).to_vec();
@@ -333,7 +362,11 @@ mod tests {
     }
 
     fn flat(journal: &Journal, fenced: bool, chunks: &Chunks) -> Vec<u8> {
-        journal.sendable(fenced, chunks).flatten().copied().collect()
+        journal
+            .sendable(fenced, chunks)
+            .flatten()
+            .copied()
+            .collect()
     }
 
     #[test]
@@ -352,7 +385,12 @@ mod tests {
                         for (n, frame) in frames.iter().enumerate() {
                             let cut = 14.min(frame.len());
                             let left = (frame.len() - cut) as u64;
-                            journal.append(&frame[..cut], left, n == last && left == 0, &mut chunks);
+                            journal.append(
+                                &frame[..cut],
+                                left,
+                                n == last && left == 0,
+                                &mut chunks,
+                            );
                             if left > 0 {
                                 journal.append(&frame[cut..], 0, n == last, &mut chunks);
                             }
@@ -388,7 +426,12 @@ mod tests {
                 assert_eq!(journal.sent_at_message(), at_message, "seed {seed}");
                 let at_frame = sent == 0 || model.frame_ends.contains(&sent);
                 assert_eq!(journal.sent_at_frame(), at_frame);
-                let fence = model.ends.iter().find(|end| **end >= sent).copied().unwrap_or(sent);
+                let fence = model
+                    .ends
+                    .iter()
+                    .find(|end| **end >= sent)
+                    .copied()
+                    .unwrap_or(sent);
                 let fence = if at_message { sent } else { fence };
                 assert_eq!(flat(&journal, true, &chunks), model.bytes[sent..fence]);
                 let first = model.ends.iter().find(|end| **end > dropped);

@@ -333,7 +333,12 @@ impl Session {
     pub fn check_invariants(&self) {
         self.journal.check_invariants();
         let searching = matches!(self.phase, Phase::Admitting | Phase::Held);
-        assert_eq!(self.attempt.is_some(), searching, "an attempt in {:?}", self.phase);
+        assert_eq!(
+            self.attempt.is_some(),
+            searching,
+            "an attempt in {:?}",
+            self.phase
+        );
         assert!(self.pool.is_some() || !searching);
         if matches!(self.phase, Phase::Over | Phase::Parting) {
             assert!(self.journal.is_empty(), "an ended session holds messages");
@@ -343,7 +348,10 @@ impl Session {
             assert_eq!(self.leg, Leg::Gone);
         }
         assert!(!self.flags.streaming || self.draft.is_empty());
-        assert!(self.barrier.is_none() || matches!(self.phase, Phase::Open | Phase::Moving | Phase::Finishing));
+        assert!(
+            self.barrier.is_none()
+                || matches!(self.phase, Phase::Open | Phase::Moving | Phase::Finishing)
+        );
     }
 
     fn become_(&mut self, next: Phase) {
@@ -371,7 +379,7 @@ impl Session {
             return;
         }
         // A server hears one Close from us: not another one behind a farewell or a move's.
-        let whole_frame = self.journal.sent_at_frame() && self.can_send();
+        let whole_frame = self.journal.sent_at_frame() && (self.can_send() || planted!(SecondClose));
         self.tell_end(end, ctx);
         let unanswered = matches!(self.phase, Phase::Greeting | Phase::Admitting);
         if !matches!(self.phase, Phase::Greeting) {
@@ -418,15 +426,21 @@ impl Session {
     fn tell_end(&mut self, end: End, ctx: &mut Ctx<'_>) {
         let unconfirmed = self.journal.clear(ctx.chunks);
         ctx.tally.journaled -= u64::from(unconfirmed);
-        ctx.tally.unconfirmed[end.index()] += u64::from(unconfirmed);
+        if !(planted!(EndUncounted) && end == End::ServerClosed) {
+            ctx.tally.unconfirmed[end.index()] += u64::from(unconfirmed);
+        }
         if !self.flags.ended {
             self.flags.ended = true;
-            ctx.actions.push(Action::Tell(Life::Ended { end, unconfirmed }));
+            ctx.actions
+                .push(Action::Tell(Life::Ended { end, unconfirmed }));
         }
     }
 
     /// Nothing of an upstream is left in the session.
     fn forget_upstream(&mut self, ctx: &mut Ctx<'_>) {
+        if planted!(HalfDraftDelivered) {
+            ctx.chunks.join(&mut self.out, &mut self.draft);
+        }
         ctx.chunks.clear(&mut self.draft);
         self.barrier = None;
         if self.attempt.take().is_some() && self.phase == Phase::Held {
@@ -445,6 +459,9 @@ impl Session {
             return;
         }
         self.forget_upstream(ctx);
+        if planted!(ChunkLeaked) {
+            self.stash = Chain::new();
+        }
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -469,7 +486,10 @@ impl Peer {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        Peer { ip: ip.octets(), port: address.port() }
+        Peer {
+            ip: ip.octets(),
+            port: address.port(),
+        }
     }
 
     fn address(self) -> SocketAddr {

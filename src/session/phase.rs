@@ -38,7 +38,9 @@ pub enum Phase {
 impl Phase {
     /// Whether the step is legal.
     pub fn may_become(self, next: Phase) -> bool {
-        LEGAL.iter().any(|(from, to)| *from == self && to.contains(&next))
+        LEGAL
+            .iter()
+            .any(|(from, to)| *from == self && to.contains(&next))
     }
 
     /// What the admin API calls it.
@@ -58,12 +60,39 @@ impl Phase {
 
 /// The picture above, as data.
 const LEGAL: &[(Phase, &[Phase])] = &[
-    (Phase::Greeting, &[Phase::Admitting, Phase::Parting, Phase::Over]),
-    (Phase::Admitting, &[Phase::Open, Phase::Parting, Phase::Over]),
-    (Phase::Open, &[Phase::Moving, Phase::Held, Phase::Finishing, Phase::Parting, Phase::Over]),
-    (Phase::Moving, &[Phase::Held, Phase::Open, Phase::Parting, Phase::Finishing, Phase::Over]),
+    (
+        Phase::Greeting,
+        &[Phase::Admitting, Phase::Parting, Phase::Over],
+    ),
+    (
+        Phase::Admitting,
+        &[Phase::Open, Phase::Parting, Phase::Over],
+    ),
+    (
+        Phase::Open,
+        &[
+            Phase::Moving,
+            Phase::Held,
+            Phase::Finishing,
+            Phase::Parting,
+            Phase::Over,
+        ],
+    ),
+    (
+        Phase::Moving,
+        &[
+            Phase::Held,
+            Phase::Open,
+            Phase::Parting,
+            Phase::Finishing,
+            Phase::Over,
+        ],
+    ),
     (Phase::Held, &[Phase::Open, Phase::Parting, Phase::Over]),
-    (Phase::Finishing, &[Phase::Held, Phase::Parting, Phase::Over]),
+    (
+        Phase::Finishing,
+        &[Phase::Held, Phase::Parting, Phase::Over],
+    ),
     (Phase::Parting, &[Phase::Over]),
     (Phase::Over, &[]),
 ];
@@ -87,11 +116,20 @@ mod tests {
     fn the_table_is_whole_and_every_phase_can_end() {
         for phase in ALL {
             assert_eq!(LEGAL.iter().filter(|(from, _)| *from == phase).count(), 1);
-            assert!(phase == Phase::Over || phase.may_become(Phase::Over), "{phase:?} cannot end");
+            assert!(
+                phase == Phase::Over || phase.may_become(Phase::Over),
+                "{phase:?} cannot end"
+            );
             assert!(!phase.may_become(phase));
             assert!(!Phase::Over.may_become(phase), "nothing rises from Over");
         }
-        assert!(!Phase::Greeting.may_become(Phase::Open), "a tunnel opens only after a 101");
-        assert!(!Phase::Held.may_become(Phase::Finishing), "what is held is delivered first");
+        assert!(
+            !Phase::Greeting.may_become(Phase::Open),
+            "a tunnel opens only after a 101"
+        );
+        assert!(
+            !Phase::Held.may_become(Phase::Finishing),
+            "what is held is delivered first"
+        );
     }
 }

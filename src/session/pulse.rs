@@ -36,7 +36,12 @@ pub enum Beat {
 impl Pulse {
     /// A leg that has just been heard.
     pub const fn new(now: Tick) -> Pulse {
-        Pulse { heard: now, since: now, state: State::Quiet, restarts: 0 }
+        Pulse {
+            heard: now,
+            since: now,
+            state: State::Quiet,
+            restarts: 0,
+        }
     }
 
     /// Bytes were read. A peer that talks without answering Pings gets so many more deadlines.
@@ -57,7 +62,12 @@ impl Pulse {
     /// A Ping left completely, a barrier too.
     pub fn asked(&mut self, now: Tick) {
         if self.state != State::Asked {
-            *self = Pulse { since: now, state: State::Asked, restarts: 0, ..*self };
+            *self = Pulse {
+                since: now,
+                state: State::Asked,
+                restarts: 0,
+                ..*self
+            };
         }
     }
 
@@ -91,7 +101,11 @@ impl Pulse {
                     self.since = now;
                 }
                 let due = self.since.after(pong);
-                if due.is_due(now) { Beat::Dead } else { Beat::Wait(due) }
+                if due.is_due(now) {
+                    Beat::Dead
+                } else {
+                    Beat::Wait(due)
+                }
             }
         }
     }
@@ -115,12 +129,18 @@ mod tests {
     #[test]
     fn silence_then_a_ping_then_death() {
         let mut pulse = Pulse::new(Tick(0));
-        assert_eq!(pulse.look(Tick(29_999), 30_000, 10_000, true), Beat::Wait(Tick(30_000)));
+        assert_eq!(
+            pulse.look(Tick(29_999), 30_000, 10_000, true),
+            Beat::Wait(Tick(30_000))
+        );
         assert_eq!(pulse.look(Tick(30_000), 30_000, 10_000, true), Beat::Ask);
         assert!(pulse.owes());
         pulse.asked(Tick(30_001));
         assert!(!pulse.owes());
-        assert_eq!(pulse.look(Tick(40_000), 30_000, 10_000, true), Beat::Wait(Tick(40_001)));
+        assert_eq!(
+            pulse.look(Tick(40_000), 30_000, 10_000, true),
+            Beat::Wait(Tick(40_001))
+        );
         assert_eq!(pulse.look(Tick(40_001), 30_000, 10_000, true), Beat::Dead);
     }
 
@@ -130,7 +150,11 @@ mod tests {
         pulse.asked(Tick(0));
         for n in 1..=6 {
             pulse.heard(Tick(n * 9));
-            assert_ne!(pulse.look(Tick(n * 9 + 9), 30, 10, true), Beat::Dead, "restart {n}");
+            assert_ne!(
+                pulse.look(Tick(n * 9 + 9), 30, 10, true),
+                Beat::Dead,
+                "restart {n}"
+            );
         }
         pulse.heard(Tick(62));
         assert_eq!(pulse.look(Tick(64), 30, 10, true), Beat::Dead);

@@ -28,7 +28,9 @@ impl Session {
 
     pub(super) fn on_dialling(&mut self, server: u16, ctx: &mut Ctx<'_>) {
         let deadline = ctx.now.after(ctx.settings.connect);
-        let Some(attempt) = &mut self.attempt else { return };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
         attempt.unqueue(ctx.now);
         attempt.retry_at = None;
         attempt.deadline = Some(deadline);
@@ -41,7 +43,9 @@ impl Session {
 
     pub(super) fn on_connected(&mut self, ctx: &mut Ctx<'_>) {
         let deadline = ctx.now.after(ctx.settings.handshake);
-        let Some(attempt) = &mut self.attempt else { return };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
         attempt.deadline = Some(deadline);
         self.want_by(deadline, ctx);
     }
@@ -54,7 +58,9 @@ impl Session {
     }
 
     pub(super) fn on_no_server(&mut self, nobody: Nobody, ctx: &mut Ctx<'_>) {
-        let Some(attempt) = &mut self.attempt else { return };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
         attempt.unqueue(ctx.now);
         match (self.phase, nobody) {
             (Phase::Admitting, Nobody::Empty) => self.deny(503, "no server in this pool", ctx),
@@ -75,7 +81,9 @@ impl Session {
 
     /// An attempt ended without a server.
     pub(super) fn on_attempt_failed(&mut self, how: Failed, ctx: &mut Ctx<'_>) {
-        let Some(attempt) = &mut self.attempt else { return };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
         attempt.deadline = None;
         let (verdict, loss) = match how {
             Failed::Lost(loss) => {
@@ -104,7 +112,9 @@ impl Session {
 
     /// The server wants no permessage-deflate that a replay could live with: once more without.
     pub(super) fn dial_again_plain(&mut self, ctx: &mut Ctx<'_>) {
-        let (Some(attempt), Some(server)) = (&mut self.attempt, self.server) else { return };
+        let (Some(attempt), Some(server)) = (&mut self.attempt, self.server) else {
+            return;
+        };
         attempt.plain = true;
         attempt.deadline = None;
         attempt.tried.retain(|tried| *tried != server);
@@ -122,7 +132,9 @@ impl Session {
 
     /// A server takes the session.
     pub(super) fn on_ready(&mut self, accepted: Accepted, ctx: &mut Ctx<'_>) {
-        let Some(attempt) = self.attempt.take() else { return };
+        let Some(attempt) = self.attempt.take() else {
+            return;
+        };
         ctx.actions.push(Action::Report(Verdict::Success));
         self.flags.processed = accepted.processed;
         self.upstream_pulse.answered(ctx.now);
@@ -140,7 +152,11 @@ impl Session {
                 self.become_(Phase::Open);
             }
         }
-        self.want_by(self.upstream_pulse.next_look(ctx.settings.ping, ctx.settings.pong), ctx);
+        self.want_by(
+            self.upstream_pulse
+                .next_look(ctx.settings.ping, ctx.settings.pong),
+            ctx,
+        );
         self.want_barrier(ctx);
         ctx.actions.push(Action::FlushUpstream);
         if self.farewell().is_some() {
@@ -153,8 +169,11 @@ impl Session {
         debug_assert_eq!(self.leg, Leg::Talking);
         self.become_(Phase::Open);
         let Some(kept) = &mut self.kept else { return };
-        let pass: Vec<(&str, &[u8])> =
-            accepted.pass.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let pass: Vec<(&str, &[u8])> = accepted
+            .pass
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_slice()))
+            .collect();
         let response = upgrade::switching(
             &kept.key,
             accepted.protocol.as_deref(),
@@ -170,7 +189,11 @@ impl Session {
         self.client_pulse.answered(ctx.now);
         self.failures = 0;
         self.flags.opened = true;
-        self.want_by(self.client_pulse.next_look(ctx.settings.ping, ctx.settings.pong), ctx);
+        self.want_by(
+            self.client_pulse
+                .next_look(ctx.settings.ping, ctx.settings.pong),
+            ctx,
+        );
         ctx.actions.push(Action::Tell(Life::Opened));
         ctx.actions.push(Action::FlushClient);
         ctx.actions.push(Action::ReadClient);

@@ -55,8 +55,7 @@ impl Session {
 
     /// Whether there is anything to send, control frames included.
     pub fn has_upward(&self, now: Tick, settings: &super::Settings) -> bool {
-        (self.can_send() && self.journal.unsent() > 0)
-            || self.owes_upstream(now, settings)
+        (self.can_send() && self.journal.unsent() > 0) || self.owes_upstream(now, settings)
     }
 
     fn owes_upstream(&self, now: Tick, settings: &super::Settings) -> bool {
@@ -70,7 +69,9 @@ impl Session {
     }
 
     fn server_pong(&self) -> Option<&ControlPayload> {
-        self.rare.as_ref().and_then(|rare| rare.server_pong.as_ref())
+        self.rare
+            .as_ref()
+            .and_then(|rare| rare.server_pong.as_ref())
     }
 
     /// Makes up what goes with the next write: Pong, then Ping, then Close, where the journal allows
@@ -92,13 +93,18 @@ impl Session {
         let backlog = self.journal.unsent();
         if !parcel.fenced && self.journal.ends_at_frame() && backlog <= BACKLOG_MAX {
             parcel.place = Place::After;
-        } else if !self.journal.sent_at_frame() {
+        } else if !self.journal.sent_at_frame() && !planted!(BarrierInsideFrame) {
             return;
         }
         if let Some(payload) = self.server_pong() {
-            parcel.control.extend_from_slice(&dialect.pong(payload, rng));
+            parcel
+                .control
+                .extend_from_slice(&dialect.pong(payload, rng));
         }
         let number = match parcel.place {
+            Place::Before if planted!(PartialConfirmed) && !self.journal.sent_at_message() => {
+                self.journal.sent_number() + 1
+            }
             Place::Before => self.journal.sent_number(),
             Place::After => self.journal.end_number(),
         };
@@ -114,10 +120,14 @@ impl Session {
             parcel.ping = Some(number);
         }
         if self.flags.leaving && !self.flags.left {
-            parcel.control.extend_from_slice(&dialect.close(1000, "moved", rng));
+            parcel
+                .control
+                .extend_from_slice(&dialect.close(1000, "moved", rng));
             parcel.close = true;
         } else if let Some((code, reason)) = farewell {
-            parcel.control.extend_from_slice(&dialect.close(*code, reason, rng));
+            parcel
+                .control
+                .extend_from_slice(&dialect.close(*code, reason, rng));
             parcel.close = true;
         }
     }
@@ -136,11 +146,16 @@ impl Session {
             return false;
         }
         if self.phase == Phase::Moving {
-            return self.journal.sent_at_message() && self.journal.sent_number() > self.journal.confirmed();
+            return self.journal.sent_at_message()
+                && self.journal.sent_number() > self.journal.confirmed();
         }
         let waiting = self.journal.messages() > 0;
         let age = now.since(self.unconfirmed_since);
-        let due = if self.journal.unsent() > 0 { settings.barrier_delay / 2 } else { settings.barrier_delay };
+        let due = if self.journal.unsent() > 0 {
+            settings.barrier_delay / 2
+        } else {
+            settings.barrier_delay
+        };
         waiting && (age >= due || self.journal.len() >= settings.barrier_bytes)
     }
 
@@ -151,13 +166,19 @@ impl Session {
 
     pub(super) fn want_barrier(&mut self, ctx: &mut Ctx<'_>) {
         if self.asks(ctx.settings) && self.journal.messages() > 0 && self.can_send() {
-            self.want_by(self.unconfirmed_since.after(ctx.settings.barrier_delay), ctx);
+            self.want_by(
+                self.unconfirmed_since.after(ctx.settings.barrier_delay),
+                ctx,
+            );
         }
     }
 
     pub(super) fn on_sent(&mut self, count: usize, ctx: &mut Ctx<'_>) {
         self.journal.advance(count, ctx.chunks);
         self.upstream_pulse.progressed(ctx.now);
+        if planted!(WritesAreLife) {
+            self.upstream_pulse.heard(ctx.now);
+        }
         if ctx.settings.confirm == Confirm::Written {
             let count = self.journal.confirm_sent(ctx.chunks);
             self.count_confirmed(count, ctx);
@@ -172,7 +193,11 @@ impl Session {
         self.upstream_pulse.asked(ctx.now);
         // What the Pong will leave over has arrived after this moment.
         self.unconfirmed_since = ctx.now;
-        self.want_by(self.upstream_pulse.next_look(ctx.settings.ping, ctx.settings.pong), ctx);
+        self.want_by(
+            self.upstream_pulse
+                .next_look(ctx.settings.ping, ctx.settings.pong),
+            ctx,
+        );
     }
 
     pub(super) fn on_farewelled(&mut self, ctx: &mut Ctx<'_>) {
@@ -241,7 +266,9 @@ impl Session {
             Some(last) if last.end == at => last.end += bytes.len(),
             _ => ctx.direct.push(at..at + bytes.len()),
         }
-        if piece.ends && let Some(end) = self.rare.as_mut().and_then(|rare| rare.stop.take()) {
+        if piece.ends
+            && let Some(end) = self.rare.as_mut().and_then(|rare| rare.stop.take())
+        {
             self.on_stop(end, ctx);
         }
     }
@@ -258,7 +285,7 @@ impl Session {
             return self.on_upstream_lost(Loss::Protocol, ctx);
         }
         // Only the outstanding barrier is known; a Pong that nobody asked for means nothing.
-        if self.barrier != Some(number) {
+        if self.barrier != Some(number) && !planted!(UnknownPongConfirms) {
             return;
         }
         self.barrier = None;
@@ -273,7 +300,9 @@ impl Session {
     /// Eight bytes that are no number of ours, a timestamp say, are an unknown payload, which RFC 6455
     /// 5.5.3 allows; a number just beyond what was sent is a claim.
     fn claims_too_much(&self, number: u64) -> bool {
-        number.checked_sub(self.journal.sent_number()).is_some_and(|ahead| (1..CLAIM_MAX).contains(&ahead))
+        number
+            .checked_sub(self.journal.sent_number())
+            .is_some_and(|ahead| (1..CLAIM_MAX).contains(&ahead))
     }
 
     fn on_processed(&mut self, number: u64, ctx: &mut Ctx<'_>) {
@@ -333,9 +362,10 @@ impl Session {
     /// Whether this is the answer to our Close: it has its code (RFC 6455 5.5.1), and no other reason.
     fn is_reply(&self, said: Option<&(u16, Box<str>)>) -> bool {
         let (code, reason) = said.map_or((1005, ""), |(code, reason)| (*code, reason));
-        self.farewell().is_some_and(|(ours, why)| {
-            *ours == code && (reason.is_empty() || *reason == **why)
-        })
+        let echoes = self
+            .farewell()
+            .is_some_and(|(ours, why)| *ours == code && (reason.is_empty() || *reason == **why));
+        echoes || planted!(CrossedCloseConfirms)
     }
 
     pub(super) fn on_upstream_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
@@ -403,7 +433,7 @@ impl Session {
 
     /// Whether the first unconfirmed message has now cost too many servers (CONTRACT 2, poison).
     fn is_poisoned(&mut self, loss: Loss, ctx: &Ctx<'_>) -> bool {
-        if !loss.may_be_poison() || !self.journal.first_was_sent(ctx.chunks) {
+        if planted!(PoisonForever) || !loss.may_be_poison() || !self.journal.first_was_sent(ctx.chunks) {
             return false;
         }
         let first = self.journal.confirmed();
@@ -465,9 +495,9 @@ impl Session {
             return;
         }
         let up_clean = self.journal.sent_at_message()
-            && self.journal.sent_number() == self.journal.confirmed();
+            && (self.journal.sent_number() == self.journal.confirmed() || planted!(MoveBeforePong));
         let down_clean = !self.flags.streaming && self.draft.is_empty();
-        if up_clean && down_clean && self.barrier.is_none() {
+        if up_clean && down_clean && (self.barrier.is_none() || planted!(MoveBeforePong)) {
             self.flags.leaving = true;
             ctx.actions.push(Action::FlushUpstream);
         }

@@ -33,7 +33,11 @@ pub enum Event<'a> {
     // The upstream leg.
     /// The dialect understood something of what the server sent: `bytes`, that begin `at` in the
     /// scratch buffer.
-    Heard { heard: Heard, bytes: &'a [u8], at: usize },
+    Heard {
+        heard: Heard,
+        bytes: &'a [u8],
+        at: usize,
+    },
     /// The kernel took `count` bytes of the journal.
     Sent { count: usize },
     /// A Ping with this number has left completely.
@@ -136,7 +140,10 @@ impl Loss {
 
     /// Whether the first unconfirmed message may be to blame (CONTRACT 2, poison).
     pub(crate) fn may_be_poison(self) -> bool {
-        matches!(self, Loss::Fin | Loss::Reset | Loss::Protocol | Loss::Close(1011))
+        matches!(
+            self,
+            Loss::Fin | Loss::Reset | Loss::Protocol | Loss::Close(1011)
+        )
     }
 }
 
@@ -257,7 +264,10 @@ impl End {
 
     /// Place in [`End::ALL`].
     pub fn index(self) -> usize {
-        End::ALL.iter().position(|end| end.name() == self.name()).unwrap_or(0)
+        End::ALL
+            .iter()
+            .position(|end| end.name() == self.name())
+            .unwrap_or(0)
     }
 
     /// What the client is told; empty where there is nothing to add to the code.

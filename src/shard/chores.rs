@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use log::info;
 
-use super::{
-    Answer, Filter, Io, Mail, Owner, READ_MAX, SessionRow, Shard, Snapshot, State,
-};
+use super::{Answer, Filter, Io, Mail, Owner, READ_MAX, SessionRow, Shard, Snapshot, State};
 use crate::fleet::ServerState;
 use crate::kit::{Key, Tick, Timer};
 use crate::session::{Dialect, End, Event, Mover, Phase};
@@ -164,7 +162,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn tell_one(&mut self, ticket: u64, id: u128, event: impl Fn(&mut Self) -> Event<'static>) {
-        let key = self.clients.iter().find(|(_, client)| client.session.id() == id);
+        let key = self
+            .clients
+            .iter()
+            .find(|(_, client)| client.session.id() == id);
         let key = key.map(|(key, _)| key);
         if let Some(key) = key {
             let event = event(self);
@@ -174,16 +175,25 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn set_state(&mut self, server: u16, state: ServerState) {
-        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else { return };
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else {
+            return;
+        };
         place.state = state;
-        self.chores.sweeps.retain(|sweep| sweep.server != server || sweep.mover != Mover::Drain);
+        self.chores
+            .sweeps
+            .retain(|sweep| sweep.server != server || sweep.mover != Mover::Drain);
         if matches!(state, ServerState::Draining | ServerState::Gone) {
             self.begin_sweep(server, Mover::Drain);
         }
     }
 
     fn begin_sweep(&mut self, server: u16, mover: Mover) {
-        self.chores.sweeps.push(Sweep { server, mover, from: 0, again_at: None });
+        self.chores.sweeps.push(Sweep {
+            server,
+            mover,
+            from: 0,
+            again_at: None,
+        });
         self.want_chores(0);
     }
 
@@ -198,7 +208,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             sweep.again_at = None;
             // Draining sessions leave only when there is somewhere to go.
-            let somewhere = sweep.mover == Mover::Failover || self.fleet.has_other(sweep.server, now);
+            let somewhere =
+                sweep.mover == Mover::Failover || self.fleet.has_other(sweep.server, now);
             for _ in 0..SWEEP_MAX {
                 let next = self.clients.next_from(sweep.from);
                 let Some((key, client)) = next.filter(|_| somewhere) else {
@@ -225,14 +236,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     fn serve_queue(&mut self) {
         let waiting = self.chores.queue.len();
         for _ in 0..waiting {
-            let Some(key) = self.chores.queue.pop_front() else { break };
+            let Some(key) = self.chores.queue.pop_front() else {
+                break;
+            };
             let before = self.chores.queue.len();
             // It may find its pool's rate used up again: then it stands at the end of the queue, and
             // so would all behind it. It goes back to the front: who waited longest is first.
             self.dial(key);
             self.perform(key);
             if self.chores.queue.len() > before {
-                let back = self.chores.queue.pop_back();
+                let back = self.chores.queue.pop_back().filter(|_| !planted!(QueueLoses));
                 self.chores.queue.extend(back);
                 self.chores.queue.rotate_right(1);
                 break;
@@ -261,20 +274,28 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn confirmed(&self) -> u64 {
-        self.core.stats.pools.iter().map(|tally| tally.confirmed).sum()
+        self.core
+            .stats
+            .pools
+            .iter()
+            .map(|tally| tally.confirmed)
+            .sum()
     }
 
     /// Reads on where memory was short. If it stays short and nothing moves, the session with the
     /// largest unfinished message, or else the one that holds most, has to go (CONTRACT 2).
     fn relieve(&mut self) {
-        let Some((since, confirmed)) = self.chores.squeezed_since else { return };
+        let Some((since, confirmed)) = self.chores.squeezed_since else {
+            return;
+        };
         if self.chores.squeezed_clients.is_empty() && self.chores.squeezed_upstreams.is_empty() {
             self.chores.squeezed_since = None;
             return;
         }
         if self.confirmed() != confirmed {
             self.chores.squeezed_since = Some((self.core.now, self.confirmed()));
-        } else if self.core.now.since(since) >= SQUEEZE_MAX && !self.core.chunks.room(2 * READ_MAX) {
+        } else if self.core.now.since(since) >= SQUEEZE_MAX && !self.core.chunks.room(2 * READ_MAX)
+        {
             self.shed();
             self.chores.squeezed_since = Some((self.core.now, confirmed));
         }
@@ -293,7 +314,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     fn shed(&mut self) {
         let size = |key: &Key| {
             let session = self.clients.get(*key).map(|client| &client.session);
-            session.map_or((0, 0), |session| (session.unfinished_bytes(), session.held_bytes()))
+            session.map_or((0, 0), |session| {
+                (session.unfinished_bytes(), session.held_bytes())
+            })
         };
         let largest = self.clients.iter().map(|(key, _)| key).max_by_key(size);
         if let Some(key) = largest.filter(|key| size(key).1 > 0) {
@@ -315,13 +338,21 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.io.close_listeners();
         let total = self.clients.len() as u32;
         let since = self.core.now;
-        self.chores.drain = Some(Drain { since, ms, total, stopped: 0, from: 0 });
+        self.chores.drain = Some(Drain {
+            since,
+            ms,
+            total,
+            stopped: 0,
+            from: 0,
+        });
         self.go_on_draining();
     }
 
     fn go_on_draining(&mut self) {
         let now = self.core.now;
-        let Some(drain) = &self.chores.drain else { return };
+        let Some(drain) = &self.chores.drain else {
+            return;
+        };
         // The last ones need time for their Close, before the deadline.
         let window = drain.ms - (drain.ms / 4).min(DRAIN_MARGIN);
         let elapsed = now.since(drain.since);
@@ -339,7 +370,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             if !late && u64::from(drain.stopped) >= wanted {
                 break;
             }
-            let Some((key, client)) = self.clients.next_from(drain.from) else { break };
+            let Some((key, client)) = self.clients.next_from(drain.from) else {
+                break;
+            };
             drain.from = key.index + 1;
             let session = &client.session;
             // Those without a server wait for one to the deadline.
@@ -364,7 +397,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// Lets a moving session see whether it may leave now.
     pub(super) fn nudge(&mut self, key: Key) {
         if let Some(client) = self.clients.get_mut(key) {
-            self.core.with(&mut client.session, &[], |session, ctx| session.nudge(ctx));
+            self.core
+                .with(&mut client.session, &[], |session, ctx| session.nudge(ctx));
             self.perform(key);
         }
     }
@@ -378,7 +412,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             timers: self.wheel.len(),
             buffer_bytes: self.core.chunks.used_bytes(),
             kept_bytes: self.core.stats.kept_bytes,
-            tripped: self.fleet.servers.iter().map(|server| !server.is_closed(self.core.now)).collect(),
+            tripped: self
+                .fleet
+                .servers
+                .iter()
+                .map(|server| !server.is_closed(self.core.now))
+                .collect(),
         }
     }
 
@@ -386,12 +425,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let mut rows = Vec::new();
         let mut from = filter.from;
         for _ in 0..LIST_MAX {
-            let Some((key, client)) = self.clients.next_from(from) else { return (rows, None) };
+            let Some((key, client)) = self.clients.next_from(from) else {
+                return (rows, None);
+            };
             from = key.index + 1;
             let session = &client.session;
             let wanted = session.pool().is_some()
-                && filter.server.is_none_or(|server| session.server() == Some(server))
-                && filter.state.as_ref().is_none_or(|state| session.phase().name() == state)
+                && filter
+                    .server
+                    .is_none_or(|server| session.server() == Some(server))
+                && filter
+                    .state
+                    .as_ref()
+                    .is_none_or(|state| session.phase().name() == state)
                 && filter.id.is_none_or(|id| session.id() == id);
             if wanted {
                 rows.push(self.row(session));

@@ -59,13 +59,20 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Lets the session act without doing what it wants: for use inside `perform`.
     fn call(&mut self, key: Key, event: Event<'_>) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        self.core.with(&mut client.session, &[], |session, ctx| session.on(event, ctx));
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        self.core.with(&mut client.session, &[], |session, ctx| {
+            session.on(event, ctx)
+        });
     }
 
     fn route(&mut self, key: Key, asking: &Asking) {
         let event = if !self.chores.accepting || self.state != State::Running {
-            Event::Denied { status: 503, reason: "no new clients are taken now" }
+            Event::Denied {
+                status: 503,
+                reason: "no new clients are taken now",
+            }
         } else {
             match self.fleet.route(&asking.path, &asking.host) {
                 Some(pool) => {
@@ -74,7 +81,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     }
                     Event::Routed
                 }
-                None => Event::Denied { status: 404, reason: "no route" },
+                None => Event::Denied {
+                    status: 404,
+                    reason: "no route",
+                },
             }
         };
         self.call(key, event);
@@ -82,9 +92,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Picks a server for the session and begins to connect.
     pub(super) fn dial(&mut self, key: Key) {
-        let Some(client) = self.clients.get(key) else { return };
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
         let (session, now) = (&client.session, self.core.now);
-        let (Some(pool), Some(attempt)) = (session.pool(), session.attempt()) else { return };
+        let (Some(pool), Some(attempt)) = (session.pool(), session.attempt()) else {
+            return;
+        };
         if !client.upstream.is_none() {
             return;
         }
@@ -120,14 +134,18 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.fleet.servers[usize::from(server)].take_trial(now);
         self.call(key, Event::Dialling { server });
         let place = &self.fleet.servers[usize::from(server)];
-        let source = self.chores.next_source(&self.fleet.pools[usize::from(pool)].sources);
+        let source = self
+            .chores
+            .next_source(&self.fleet.pools[usize::from(pool)].sources);
         let token = Token::upstream(self.upstreams.next_key());
         let socket = match self.io.dial(place.address, source, token) {
             Dialled::Socket(socket) => socket,
             Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
             Dialled::Exhausted => return self.call(key, Event::UpstreamLost(Loss::Exhausted)),
         };
-        let Some(client) = self.clients.get_mut(key) else { return self.io.close(socket) };
+        let Some(client) = self.clients.get_mut(key) else {
+            return self.io.close(socket);
+        };
         let (session, core) = (&client.session, &mut self.core);
         let (Some(kept), Some(attempt)) = (session.kept(), session.attempt()) else {
             return self.io.close(socket);
@@ -135,7 +153,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let settings = &core.settings[usize::from(pool)];
         let id = format!("{:032x}", session.id());
         let next = attempt_number(session);
-        let mut extra = vec![("X-Wsteady-Session", id.as_str()), ("X-Wsteady-Next", &next)];
+        let mut extra = vec![
+            ("X-Wsteady-Session", id.as_str()),
+            ("X-Wsteady-Next", &next),
+        ];
         let first = session.phase() == Phase::Admitting;
         if !first {
             extra.push((&settings.reconnect_header, "1"));
@@ -174,9 +195,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Lets go of the upstream, with a Close if there is a place for one.
     pub(super) fn hang_up_upstream(&mut self, key: Key, say: Option<u16>) {
-        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
         let upstream = std::mem::replace(&mut client.upstream, Key::NONE);
-        let Some(mut upstream) = self.upstreams.remove(upstream) else { return };
+        let Some(mut upstream) = self.upstreams.remove(upstream) else {
+            return;
+        };
         if let Some(code) = say
             && upstream.bits.joined
             && upstream.spill.is_empty()
@@ -192,12 +217,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if upstream.bits.joined {
             self.core.stats.servers[server].sessions -= 1;
         }
+        if planted!(OldUpstreamKept) {
+            return;
+        }
         self.io.close(upstream.socket);
     }
 
     fn shut_client(&mut self, key: Key) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        if !client.bits.done && let Some(socket) = &mut client.socket {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        if !client.bits.done
+            && let Some(socket) = &mut client.socket
+        {
             client.bits.done = true;
             self.io.shut(socket);
             self.again_client(key);
@@ -205,16 +237,22 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     pub(super) fn hang_up_client(&mut self, key: Key) {
-        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
         if let Some(socket) = client.socket.take() {
             self.io.close(socket);
             self.core.stats.closed += 1;
-            self.connections.give_back(1);
+            if !planted!(BudgetKept) {
+                self.connections.give_back(1);
+            }
         }
     }
 
     fn set_alarm(&mut self, key: Key, due: crate::kit::Tick) {
-        let Some(client) = self.clients.get_mut(key) else { return };
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
         if client.timer.is_none() {
             client.timer = self.wheel.arm(due, Owner::Client(key));
         } else {
@@ -225,8 +263,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Passes a verdict to the server's home loop.
     fn report(&mut self, key: Key, verdict: Verdict) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        let Some(server) = client.session.server() else { return };
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let Some(server) = client.session.server() else {
+            return;
+        };
         let stats = &mut self.core.stats.servers[usize::from(server)];
         match verdict {
             Verdict::Success => {
@@ -249,7 +291,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// At home: what all loops saw of this server decides its breaker.
     pub(super) fn judge(&mut self, server: u16, verdict: Verdict) {
         let now = self.core.now;
-        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else { return };
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else {
+            return;
+        };
         let changed = match verdict {
             Verdict::Success => place.breaker.on_success(),
             Verdict::Failure => place.breaker.on_failure(),
@@ -274,13 +318,18 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// One line per event in a session's life.
     fn log(&mut self, key: Key, life: Life) {
-        let Some(client) = self.clients.get(key) else { return };
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
         let session = &client.session;
         let id = format!("{:032x}", session.id());
         let peer = session.peer().to_string();
-        let pool = session.pool().map_or("-", |pool| &self.fleet.pools[usize::from(pool)].name);
-        let server =
-            session.server().map_or("-", |server| &self.fleet.servers[usize::from(server)].id);
+        let pool = session
+            .pool()
+            .map_or("-", |pool| &self.fleet.pools[usize::from(pool)].name);
+        let server = session
+            .server()
+            .map_or("-", |server| &self.fleet.servers[usize::from(server)].id);
         match life {
             Life::Opened => {
                 self.core.stats.kept_bytes += session.kept_bytes() as u64;
@@ -296,7 +345,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 debug!(target: "session", session = id.as_str(), pool, server, reason; "attempt failed");
             }
             Life::Resumed { held_ms, replayed } => {
-                self.core.stats.hold.saturating_record(u64::from(held_ms.max(1)));
+                self.core
+                    .stats
+                    .hold
+                    .saturating_record(u64::from(held_ms.max(1)));
                 info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, held_ms, replayed; "resumed");
             }
             Life::Denied { status } => {
@@ -310,7 +362,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn log_end(&self, key: Key, id: &str, peer: &str, end: End, unconfirmed: u32) {
-        let Some(client) = self.clients.get(key) else { return };
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
         let session = &client.session;
         if session.pool().is_none() {
             return debug!(target: "session", client = peer; "left without asking");
@@ -329,5 +383,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
 /// `X-Wsteady-Next`: the number of the first message that the connection will carry.
 fn attempt_number(session: &crate::session::Session) -> String {
-    session.confirmed().to_string()
+    let wrong = u64::from(planted!(NextOffByOne) && session.journal_bytes() > 0);
+    (session.confirmed() + wrong).to_string()
 }

@@ -63,7 +63,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let core = &mut self.core;
         let mut broken = false;
         while client.bits.writable && (client.session.has_output() || !core.direct.is_empty()) {
-            let Some(socket) = &mut client.socket else { break };
+            let Some(socket) = &mut client.socket else {
+                break;
+            };
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut count = 0;
             let mut total = 0;
@@ -83,11 +85,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             client.bits.writable = taken == total;
             let queued = taken.min(client.session.held_output());
-            client.session.output_taken(queued, core.now, &mut core.chunks);
+            client
+                .session
+                .output_taken(queued, core.now, &mut core.chunks);
             drop_direct(&mut core.direct, taken - queued);
         }
         for range in core.direct.drain(..) {
-            client.session.output_refused(&self.scratch[range], &mut core.chunks);
+            client
+                .session
+                .output_refused(&self.scratch[range], &mut core.chunks);
         }
         let upstream = client.upstream;
         if broken {
@@ -96,7 +102,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             client.bits.readable = true;
             client.bits.ended = true;
             // … unless it is not read: it would then never be seen.
-            if !client.session.wants_client() {
+            if !client.session.wants_client() && !planted!(BrokenUnseen) {
                 return self.tell(key, Event::ClientLost(BROKEN));
             }
             return self.again_client(key);
@@ -119,9 +125,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// boundary allows them.
     pub(super) fn write_upstream(&mut self, key: Key) {
         for _ in 0..WRITES_MAX {
-            let Some(upstream) = self.upstreams.get_mut(key) else { return };
+            let Some(upstream) = self.upstreams.get_mut(key) else {
+                return;
+            };
             let rider = upstream.rider;
-            let Some(client) = self.clients.get_mut(rider) else { return self.fault(rider) };
+            let Some(client) = self.clients.get_mut(rider) else {
+                return self.fault(rider);
+            };
             if !(upstream.bits.done && upstream.bits.writable) {
                 return;
             }
@@ -129,7 +139,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let pool = client.session.pool().map_or(0, usize::from);
             let settings = core.settings.get(pool).unwrap_or(&core.nobodys);
             let parcel = &mut core.parcel;
-            client.session.compose(&upstream.dialect, core.now, settings, &mut core.rng, parcel);
+            client
+                .session
+                .compose(&upstream.dialect, core.now, settings, &mut core.rng, parcel);
 
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut count = 0;
@@ -200,7 +212,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Tells the session what left.
     fn account(&mut self, rider: Key, sent: &Taken) {
-        let Some(client) = self.clients.get_mut(rider) else { return };
+        let Some(client) = self.clients.get_mut(rider) else {
+            return;
+        };
         let (ping, close) = (self.core.parcel.ping, self.core.parcel.close);
         self.core.with(&mut client.session, &[], |session, ctx| {
             // The control frames stood before the journal, or behind it: each is told in its turn.
@@ -208,9 +222,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 session.pong_taken();
             }
             if sent.journal > 0 {
-                session.on(Event::Sent { count: sent.journal }, ctx);
+                session.on(
+                    Event::Sent {
+                        count: sent.journal,
+                    },
+                    ctx,
+                );
             }
-            if sent.control > 0 && let Some(number) = ping {
+            if sent.control > 0
+                && let Some(number) = ping
+            {
                 session.on(Event::Pinged { number }, ctx);
             }
             if sent.control > 0 && close {
@@ -236,14 +257,20 @@ impl Taken {
             Place::Before => (left.min(control), left.saturating_sub(control)),
             Place::After => (left.saturating_sub(journal), left.min(journal)),
         };
-        Taken { spill: of_spill, control: of_control, journal: of_journal }
+        Taken {
+            spill: of_spill,
+            control: of_control,
+            journal: of_journal,
+        }
     }
 }
 
 /// Forgets the first `taken` bytes of the direct parts.
 fn drop_direct(direct: &mut Vec<std::ops::Range<usize>>, mut taken: usize) {
     while taken > 0 {
-        let Some(first) = direct.first_mut() else { return };
+        let Some(first) = direct.first_mut() else {
+            return;
+        };
         let step = taken.min(first.len());
         first.start += step;
         taken -= step;

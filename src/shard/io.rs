@@ -37,7 +37,8 @@ pub trait Io {
     fn close_listeners(&mut self);
 
     /// Begins to connect. The socket becomes writable when it stands or has failed.
-    fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token) -> Dialled<Self::Socket>;
+    fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token)
+    -> Dialled<Self::Socket>;
 
     /// Whether a dialled socket stands, once it has become writable.
     fn is_connected(&mut self, socket: &mut Self::Socket) -> bool;

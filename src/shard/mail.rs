@@ -9,28 +9,57 @@ use crate::session::Verdict;
 #[derive(Clone, Debug)]
 pub enum Mail {
     /// To a server's home loop: what another loop saw of it.
-    Verdict { server: u16, verdict: Verdict },
+    Verdict {
+        server: u16,
+        verdict: Verdict,
+    },
     /// From a server's home loop: its breaker is open since then, or closed.
-    Breaker { server: u16, since: Option<Tick> },
+    Breaker {
+        server: u16,
+        since: Option<Tick>,
+    },
     /// The operator has changed a server.
-    State { server: u16, state: ServerState },
-    Weight { server: u16, weight: u32 },
+    State {
+        server: u16,
+        state: ServerState,
+    },
+    Weight {
+        server: u16,
+        weight: u32,
+    },
     /// Close its breaker.
-    Reset { server: u16 },
+    Reset {
+        server: u16,
+    },
     /// Move all its sessions now.
-    FailOver { server: u16 },
+    FailOver {
+        server: u16,
+    },
     /// Move one session; answered with `Answer::Done`.
-    MoveSession { ticket: u64, id: u128 },
+    MoveSession {
+        ticket: u64,
+        id: u128,
+    },
     /// End one session; answered with `Answer::Done`.
-    AbortSession { ticket: u64, id: u128 },
+    AbortSession {
+        ticket: u64,
+        id: u128,
+    },
     /// Take new clients, or turn them away with 503.
     Accepting(bool),
     /// All counters as one copy; answered with `Answer::Snapshot`.
-    Count { ticket: u64 },
+    Count {
+        ticket: u64,
+    },
     /// A page of sessions; answered with `Answer::Sessions`.
-    List { ticket: u64, filter: Filter },
+    List {
+        ticket: u64,
+        filter: Filter,
+    },
     /// Close all sessions within this time, then stop.
-    Drain { ms: u32 },
+    Drain {
+        ms: u32,
+    },
     /// Stop now.
     Stop,
 }
@@ -55,5 +84,8 @@ pub enum Answer {
     Done(bool),
     Snapshot(Box<Snapshot>),
     /// A page, and the slot to go on from if there may be more.
-    Sessions { rows: Vec<SessionRow>, next: Option<u32> },
+    Sessions {
+        rows: Vec<SessionRow>,
+        next: Option<u32>,
+    },
 }

@@ -148,7 +148,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             fleet: plan.fleet,
             wheel: Wheel::new(now),
             scratch: vec![0; STASH_ROOM + READ_MAX].into_boxed_slice(),
-            lists: Lists { accept: (0..plan.listeners).collect(), ..Lists::default() },
+            lists: Lists {
+                accept: (0..plan.listeners).collect(),
+                ..Lists::default()
+            },
             chores: chores::Chores::default(),
             connections: plan.connections,
             ready: Vec::new(),
@@ -207,20 +210,37 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 assert!(!needs, "a session is {phase:?} without an upstream");
             }
             assert_eq!(client.socket.is_some(), client.session.has_client());
-            assert!(client.session.phase() != Phase::Over, "an ended session was not buried");
+            assert!(
+                client.session.phase() != Phase::Over,
+                "an ended session was not buried"
+            );
         }
         assert_eq!(joined, self.upstreams.len(), "an upstream without a rider");
-        let sockets = self.clients.iter().filter(|(_, client)| client.socket.is_some()).count();
+        let sockets = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.socket.is_some())
+            .count();
         let stats = &self.core.stats;
-        assert_eq!(stats.opened - stats.closed, sockets as u64, "opened - closed = active");
+        assert_eq!(
+            stats.opened - stats.closed,
+            sockets as u64,
+            "opened - closed = active"
+        );
         for tally in &stats.pools {
             let unconfirmed: u64 = tally.unconfirmed.iter().sum();
             let sum = tally.confirmed + unconfirmed + tally.journaled;
-            assert_eq!(tally.messages_up, sum, "up = confirmed + unconfirmed + journaled");
+            assert_eq!(
+                tally.messages_up, sum,
+                "up = confirmed + unconfirmed + journaled"
+            );
         }
         if self.clients.is_empty() {
             assert_eq!(self.core.chunks.used(), 0, "an empty shard holds chunks");
-            assert!(self.wheel.len() <= usize::from(self.chores.is_armed()), "… or timers");
+            assert!(
+                self.wheel.len() <= usize::from(self.chores.is_armed()),
+                "… or timers"
+            );
         }
     }
 
@@ -232,7 +252,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             && lists.flush_clients.is_empty()
             && lists.flush_upstreams.is_empty()
             && lists.accept.is_empty());
-        if busy { Some(0) } else { self.wheel.next_in(self.core.now) }
+        if busy {
+            Some(0)
+        } else {
+            self.wheel.next_in(self.core.now)
+        }
     }
 
     fn serve_ready(&mut self) {
@@ -319,14 +343,24 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return self.io.close(socket);
         }
         let session = Session::new(self.core.rng.next_u128(), peer, self.core.now);
-        let bits = Bits { writable: true, ..Bits::default() };
+        let bits = Bits {
+            writable: true,
+            ..Bits::default()
+        };
         let upstream = Key::NONE;
-        let client = Client { session, socket: Some(socket), upstream, timer: Timer::NONE, bits };
+        let client = Client {
+            session,
+            socket: Some(socket),
+            upstream,
+            timer: Timer::NONE,
+            bits,
+        };
         let inserted = self.clients.insert(client);
         debug_assert_eq!(inserted, key);
         self.core.stats.opened += 1;
         if let Some(client) = self.clients.get_mut(key) {
-            self.core.with(&mut client.session, &[], |session, ctx| session.begin(ctx));
+            self.core
+                .with(&mut client.session, &[], |session, ctx| session.begin(ctx));
         }
         self.perform(key);
     }
@@ -334,13 +368,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     fn bury(&mut self) {
         let mut graves = std::mem::take(&mut self.lists.graves);
         for key in graves.drain(..) {
-            let Some(client) = self.clients.remove(key) else { continue };
+            let Some(client) = self.clients.remove(key) else {
+                continue;
+            };
             debug_assert!(client.socket.is_none() && client.upstream.is_none());
             if client.session.was_opened() {
                 let kept = client.session.kept_bytes() as u64;
                 self.core.stats.kept_bytes = self.core.stats.kept_bytes.saturating_sub(kept);
             }
-            if !client.timer.is_none() {
+            if !client.timer.is_none() && !planted!(TimerLeft) {
                 self.wheel.disarm(client.timer);
             }
         }
@@ -367,7 +403,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.core.stats.stale += 1;
             return;
         };
-        self.core.with(&mut client.session, &[], |session, ctx| session.on(event, ctx));
+        self.core.with(&mut client.session, &[], |session, ctx| {
+            session.on(event, ctx)
+        });
         self.perform(key);
     }
 
@@ -391,7 +429,10 @@ impl Core {
     ) -> R {
         let pool = session.pool();
         let settings = match pool {
-            Some(pool) => self.settings.get(usize::from(pool)).unwrap_or(&self.nobodys),
+            Some(pool) => self
+                .settings
+                .get(usize::from(pool))
+                .unwrap_or(&self.nobodys),
             None => &self.nobodys,
         };
         let mut ctx = Ctx {

@@ -94,11 +94,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     pub(super) fn read_client(&mut self, key: Key) {
         for _ in 0..READS_MAX {
-            let Some(client) = self.clients.get_mut(key) else { return };
+            let Some(client) = self.clients.get_mut(key) else {
+                return;
+            };
             if !client.session.wants_client() {
                 return;
             }
-            let Some(socket) = &mut client.socket else { return };
+            let Some(socket) = &mut client.socket else {
+                return;
+            };
             let chunks = &mut self.core.chunks;
             // Whatever is read must find room: it is asked for before.
             if !chunks.room(READ_MAX + RESERVE) {
@@ -106,7 +110,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             let kept = client.session.stashed().min(STASH_ROOM);
             // What was kept comes before what is new: as long as much is kept, nothing is added.
-            let full = kept > STASH_ROOM - READ_MAX;
+            let full = kept > STASH_ROOM - READ_MAX && !planted!(NewBeforeKept);
             let got = if client.bits.readable && !full {
                 self.io.read(socket, &mut self.scratch[STASH_ROOM..])
             } else {
@@ -131,7 +135,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 client.bits.readable = false;
             }
             let begin = STASH_ROOM - kept;
-            client.session.unstash(&mut self.scratch[begin..STASH_ROOM], chunks);
+            client
+                .session
+                .unstash(&mut self.scratch[begin..STASH_ROOM], chunks);
             let bytes = &self.scratch[begin..STASH_ROOM + new];
             self.core.with(&mut client.session, bytes, |session, ctx| {
                 session.on(Event::ClientBytes { bytes, kept }, ctx);
@@ -146,12 +152,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     pub(super) fn read_upstream(&mut self, key: Key) {
         for _ in 0..READS_MAX {
-            let Some(upstream) = self.upstreams.get_mut(key) else { return };
+            let Some(upstream) = self.upstreams.get_mut(key) else {
+                return;
+            };
             if !upstream.bits.readable || !upstream.bits.done {
                 return;
             }
             let rider = upstream.rider;
-            let Some(client) = self.clients.get_mut(rider) else { return self.fault(rider) };
+            let Some(client) = self.clients.get_mut(rider) else {
+                return self.fault(rider);
+            };
             if !client.session.wants_upstream() {
                 upstream.bits.stalled = true;
                 return;
@@ -161,7 +171,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             let kept = upstream.stash.len();
             debug_assert!(kept <= STASH_ROOM);
-            let new = match self.io.read(&mut upstream.socket, &mut self.scratch[STASH_ROOM..]) {
+            let new = match self
+                .io
+                .read(&mut upstream.socket, &mut self.scratch[STASH_ROOM..])
+            {
                 Got::Bytes(new) => new,
                 Got::Wait => {
                     upstream.bits.readable = false;
@@ -169,11 +182,18 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
                 Got::End => {
                     let heard = upstream.dialect.hear_end();
-                    return self.tell(rider, Event::Heard { heard, bytes: &[], at: 0 });
+                    return self.tell(
+                        rider,
+                        Event::Heard {
+                            heard,
+                            bytes: &[],
+                            at: 0,
+                        },
+                    );
                 }
                 Got::Broken => return self.tell(rider, Event::UpstreamLost(BROKEN)),
             };
-            let short = new < READ_MAX && !upstream.bits.ended;
+            let short = new < READ_MAX && (!upstream.bits.ended || planted!(ShortReadAtEnd));
             if short {
                 upstream.bits.readable = false;
             }
@@ -194,18 +214,25 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Lets the dialect make sense of what was read, and the session of that.
     fn hear(&mut self, key: Key, rider: Key, mut at: usize, end: usize) {
-        let Some(client) = self.clients.get_mut(rider) else { return self.fault(rider) };
-        let Some(upstream) = self.upstreams.get_mut(key) else { return };
+        let Some(client) = self.clients.get_mut(rider) else {
+            return self.fault(rider);
+        };
+        let Some(upstream) = self.upstreams.get_mut(key) else {
+            return;
+        };
         while at < end {
             let (used, heard) = upstream.dialect.hear(&self.scratch[at..end]);
             if matches!(heard, Heard::More) {
-                self.core.chunks.push(&mut upstream.stash, &self.scratch[at..end]);
+                self.core
+                    .chunks
+                    .push(&mut upstream.stash, &self.scratch[at..end]);
                 break;
             }
             let bytes = &self.scratch[at..at + used];
-            self.core.with(&mut client.session, &self.scratch, |session, ctx| {
-                session.on(Event::Heard { heard, bytes, at }, ctx);
-            });
+            self.core
+                .with(&mut client.session, &self.scratch, |session, ctx| {
+                    session.on(Event::Heard { heard, bytes, at }, ctx);
+                });
             at += used;
             let over = |action: &Action| matches!(action, Action::HangUpUpstream { .. });
             if self.core.actions.iter().any(over) {
@@ -218,9 +245,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.write_client(rider);
             self.perform(rider);
         }
-        let moving = self.clients.get(rider).is_some_and(|client| {
-            client.session.phase() == Phase::Moving
-        });
+        let moving = self
+            .clients
+            .get(rider)
+            .is_some_and(|client| client.session.phase() == Phase::Moving);
         if moving {
             // A move waits for the end of a downward message, which this may have been.
             self.nudge(rider);

@@ -109,6 +109,9 @@ impl Stats {
 
     /// Messages relayed so far, both ways.
     pub fn relayed(&self) -> u64 {
-        self.pools.iter().map(|tally| tally.messages_up + tally.messages_down).sum()
+        self.pools
+            .iter()
+            .map(|tally| tally.messages_up + tally.messages_down)
+            .sum()
     }
 }

@@ -32,7 +32,13 @@ impl Token {
 
     /// Of a listener.
     pub fn listener(index: u32) -> Token {
-        Token::pack(3, Key { index, generation: 0 })
+        Token::pack(
+            3,
+            Key {
+                index,
+                generation: 0,
+            },
+        )
     }
 
     /// Of the mailbox.
@@ -41,7 +47,10 @@ impl Token {
     /// What it names; `None` for a number that nobody has given out.
     pub fn kind(self) -> Option<Kind> {
         let generation = (self.0 >> 32) as u32 & GENERATION_MASK;
-        let key = Key { index: self.0 as u32, generation };
+        let key = Key {
+            index: self.0 as u32,
+            generation,
+        };
         match self.0 >> 56 {
             1 => Some(Kind::Client(key)),
             2 => Some(Kind::Upstream(key)),
@@ -65,7 +74,10 @@ mod tests {
 
     #[test]
     fn a_token_names_what_it_was_made_of() {
-        let key = Key { index: u32::MAX - 1, generation: GENERATION_MASK };
+        let key = Key {
+            index: u32::MAX - 1,
+            generation: GENERATION_MASK,
+        };
         assert_eq!(Token::client(key).kind(), Some(Kind::Client(key)));
         assert_eq!(Token::upstream(key).kind(), Some(Kind::Upstream(key)));
         assert_eq!(Token::listener(3).kind(), Some(Kind::Listener(3)));

@@ -45,7 +45,9 @@ impl Frames {
     pub fn next(&mut self, masked: bool) -> Result<Option<Item>, String> {
         loop {
             let input = &self.bytes[self.at..];
-            let Some((header, length)) = read_header(input, masked)? else { return Ok(None) };
+            let Some((header, length)) = read_header(input, masked)? else {
+                return Ok(None);
+            };
             if input.len() < header + length {
                 return Ok(None);
             }
@@ -53,7 +55,10 @@ impl Frames {
             self.at = begin + length;
             if masked {
                 let key: [u8; 4] = self.bytes[begin - 4..begin].try_into().expect("four bytes");
-                for (byte, key) in self.bytes[begin..self.at].iter_mut().zip(key.iter().cycle()) {
+                for (byte, key) in self.bytes[begin..self.at]
+                    .iter_mut()
+                    .zip(key.iter().cycle())
+                {
                     *byte ^= key;
                 }
             }
@@ -62,7 +67,10 @@ impl Frames {
             match opcode {
                 0..=2 => {
                     if (opcode == 0) != self.open {
-                        return Err(format!("opcode {opcode} with a message open: {}", self.open));
+                        return Err(format!(
+                            "opcode {opcode} with a message open: {}",
+                            self.open
+                        ));
                     }
                     if opcode > 0 {
                         self.text = opcode == 1;
@@ -70,7 +78,10 @@ impl Frames {
                     self.message.extend_from_slice(payload);
                     self.open = !fin;
                     if fin {
-                        return Ok(Some(Item::Message(std::mem::take(&mut self.message), self.text)));
+                        return Ok(Some(Item::Message(
+                            std::mem::take(&mut self.message),
+                            self.text,
+                        )));
                     }
                 }
                 _ if !fin || length > 125 => return Err("a long or cut control frame".into()),
@@ -103,7 +114,9 @@ fn read_header(input: &[u8], masked: bool) -> Result<Option<(usize, usize)>, Str
     if input.len() < header {
         return Ok(None);
     }
-    let long = input[2..2 + wide].iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let long = input[2..2 + wide]
+        .iter()
+        .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
     let length = if wide == 0 { short } else { long as usize };
     if length > 1 << 20 {
         return Err(format!("a frame of {length} bytes"));
@@ -142,9 +155,16 @@ pub fn frame(first: u8, payload: &[u8], mask: Option<[u8; 4]>, into: &mut Vec<u8
             into.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
-    let Some(key) = mask else { return into.extend_from_slice(payload) };
+    let Some(key) = mask else {
+        return into.extend_from_slice(payload);
+    };
     into.extend_from_slice(&key);
-    into.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    into.extend(
+        payload
+            .iter()
+            .zip(key.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
 }
 
 /// A Close.
@@ -167,12 +187,20 @@ pub fn message(
 ) -> Vec<u8> {
     let mut into = Vec::with_capacity(payload.len() + 64);
     let opcode = if text { 1 } else { 2 };
-    let frames = if rng.chance(1, 4) { 2 + rng.below(4) } else { 1 };
+    let frames = if rng.chance(1, 4) {
+        2 + rng.below(4)
+    } else {
+        1
+    };
     let mut at = 0;
     for n in 0..frames {
         let last = n + 1 == frames;
         let left = payload.len() - at;
-        let size = if last { left } else { rng.below(left as u32 + 1) as usize };
+        let size = if last {
+            left
+        } else {
+            rng.below(left as u32 + 1) as usize
+        };
         let mask = masked.then(|| rng.mask_key());
         let first = if n == 0 { opcode } else { 0 } | if last { 0x80 } else { 0 };
         frame(first, &payload[at..at + size], mask, &mut into);
@@ -191,7 +219,8 @@ pub fn content(sender: u32, n: u32, length: usize) -> Vec<u8> {
     let length = length.max(HEAD);
     let mut bytes = Vec::with_capacity(length + 8);
     bytes.extend_from_slice(format!("{sender:08x}{n:08x}{length:08x}").as_bytes());
-    let mut state = (u64::from(sender) << 32 | u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut state =
+        (u64::from(sender) << 32 | u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     while bytes.len() < length {
         state ^= state << 13;
         state ^= state >> 7;
@@ -206,14 +235,19 @@ pub fn content(sender: u32, n: u32, length: usize) -> Vec<u8> {
 /// Whose message it is, if it is whole, unchanged and of the right type.
 pub fn recognise(payload: &[u8], text: bool) -> Result<(u32, u32), String> {
     let number = |at: usize| {
-        let digits = payload.get(at..at + 8).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let digits = payload
+            .get(at..at + 8)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok());
         digits.and_then(|digits| u32::from_str_radix(digits, 16).ok())
     };
     let (Some(sender), Some(n), Some(length)) = (number(0), number(8), number(16)) else {
         return Err(format!("{} bytes that nobody sent", payload.len()));
     };
     if length as usize != payload.len() {
-        return Err(format!("message {n} of {sender:x}: {} bytes of {length}", payload.len()));
+        return Err(format!(
+            "message {n} of {sender:x}: {} bytes of {length}",
+            payload.len()
+        ));
     }
     if content(sender, n, payload.len()) != payload {
         return Err(format!("message {n} of {sender:x} has other bytes"));

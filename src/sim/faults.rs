@@ -35,7 +35,11 @@ impl World {
                 }
             }
             12 | 13 => {
-                let how = if self.rng.chance(1, 2) { Ponging::Late } else { Ponging::Never };
+                let how = if self.rng.chance(1, 2) {
+                    Ponging::Late
+                } else {
+                    Ponging::Never
+                };
                 (self.servers[server].pong, self.servers[server].pong_until) = (how, until + 2_000);
             }
             14..=16 => self.wrong_pong(),
@@ -51,7 +55,10 @@ impl World {
                     5 => Answering::HangUp,
                     _ => Answering::Slow,
                 };
-                (self.servers[server].answer, self.servers[server].answer_until) = (how, until);
+                (
+                    self.servers[server].answer,
+                    self.servers[server].answer_until,
+                ) = (how, until);
             }
             22 | 23 => self.break_protocol(),
             24..=26 => self.close_one(),
@@ -59,20 +66,40 @@ impl World {
             28 => self.exhausted += 1 + self.rng.below(3),
             29 => {
                 self.coverage.drains += 1;
-                let states = [ServerState::Draining, ServerState::Disabled, ServerState::Enabled];
+                let states = [
+                    ServerState::Draining,
+                    ServerState::Disabled,
+                    ServerState::Enabled,
+                ];
                 let state = states[self.rng.below(3) as usize];
-                self.tell_all(&Mail::State { server: server as u16, state });
+                self.tell_all(&Mail::State {
+                    server: server as u16,
+                    state,
+                });
             }
             30 => {
                 self.coverage.drains += 1;
-                self.tell_all(&Mail::FailOver { server: server as u16 });
+                self.tell_all(&Mail::FailOver {
+                    server: server as u16,
+                });
             }
             31..=33 => self.move_one(),
             34 => self.reset_one(),
             35 if self.rng.chance(1, 6) => self.abort_one(),
             36 => self.kill_stopped(server),
+            37 | 38 => {
+                let state = ServerState::Enabled;
+                self.tell_all(&Mail::State {
+                    server: server as u16,
+                    state,
+                });
+            }
             _ => {
-                if let Some(server) = self.servers.iter().position(|one| one.down_until > self.now) {
+                if let Some(server) = self
+                    .servers
+                    .iter()
+                    .position(|one| one.down_until > self.now)
+                {
                     self.servers[server].down_until = 0;
                 }
             }
@@ -92,7 +119,10 @@ impl World {
                 ..Default::default()
             };
             self.servers[server] = healthy;
-            self.tell_all(&Mail::State { server: server as u16, state: ServerState::Enabled });
+            self.tell_all(&Mail::State {
+                server: server as u16,
+                state: ServerState::Enabled,
+            });
         }
         for conn in &mut self.conns {
             conn.slow_until = 0;
@@ -156,7 +186,9 @@ impl World {
     }
 
     fn wrong_pong(&mut self) {
-        let Some(upstream) = self.any_upstream() else { return };
+        let Some(upstream) = self.any_upstream() else {
+            return;
+        };
         self.coverage.pongs_wrong += 1;
         if self.rng.chance(1, 3) {
             let future = self.clients[self.upstreams[upstream].client].next + 5;
@@ -169,7 +201,9 @@ impl World {
     }
 
     fn break_protocol(&mut self) {
-        let Some(upstream) = self.any_upstream() else { return };
+        let Some(upstream) = self.any_upstream() else {
+            return;
+        };
         self.coverage.protocol_errors += 1;
         let mut bytes = Vec::new();
         match self.rng.below(4) {
@@ -182,7 +216,9 @@ impl World {
     }
 
     fn close_one(&mut self) {
-        let Some(upstream) = self.any_upstream() else { return };
+        let Some(upstream) = self.any_upstream() else {
+            return;
+        };
         let code = match self.rng.below(10) {
             0 => Some(1000),
             1 => Some(4001),
@@ -192,28 +228,38 @@ impl World {
             7 => Some(1013),
             _ => Some(1001),
         };
-        self.with_upstream(upstream, |peer, world| peer.say_close(code, "so it is", world));
+        self.with_upstream(upstream, |peer, world| {
+            peer.say_close(code, "so it is", world)
+        });
     }
 
     fn poison(&mut self) {
         let open: Vec<usize> = self.live_clients();
-        let client = open.get(self.rng.below(open.len() as u32) as usize).copied();
+        let client = open
+            .get(self.rng.below(open.len() as u32) as usize)
+            .copied();
         if let Some(client) = client.map(|client| &mut self.clients[client]) {
             client.poison = Some(client.next);
         }
     }
 
     fn move_one(&mut self) {
-        let Some(upstream) = self.any_upstream() else { return };
+        let Some(upstream) = self.any_upstream() else {
+            return;
+        };
         self.coverage.moves_asked += 1;
         let id = self.upstreams[upstream].session;
         self.tell_all(&Mail::MoveSession { ticket: 0, id });
     }
 
     fn abort_one(&mut self) {
-        let Some(upstream) = self.any_upstream() else { return };
+        let Some(upstream) = self.any_upstream() else {
+            return;
+        };
         let id = self.upstreams[upstream].session;
-        let Some(log) = self.laws.sessions.get_mut(&id) else { return };
+        let Some(log) = self.laws.sessions.get_mut(&id) else {
+            return;
+        };
         log.aborted = true;
         self.tell_all(&Mail::AbortSession { ticket: 0, id });
     }
@@ -243,7 +289,8 @@ impl World {
             Far::Server(upstream) => Some(upstream),
             Far::Client(_) => None,
         });
-        all.filter(|upstream| self.upstreams[*upstream].server == server).collect()
+        all.filter(|upstream| self.upstreams[*upstream].server == server)
+            .collect()
     }
 
     pub fn live_clients(&self) -> Vec<usize> {
@@ -251,6 +298,7 @@ impl World {
             Far::Client(client) => Some(client),
             Far::Server(_) => None,
         });
-        all.filter(|client| self.clients[*client].stage == super::peer::Phase::Open).collect()
+        all.filter(|client| self.clients[*client].stage == super::peer::Phase::Open)
+            .collect()
     }
 }

@@ -44,6 +44,7 @@ pub struct Log {
 #[derive(Clone, Copy)]
 struct Seen {
     failovers: u32,
+    hold: u32,
     held_since: Option<u64>,
     last_bound: u64,
 }
@@ -80,7 +81,7 @@ pub struct Coverage {
     pub zero_windows: u64,
     pub client_ends: u64,
     pub client_pongs: u64,
-    pub pings_in_hold: u64,
+    pub pongs_in_hold: u64,
     pub squeezes: u64,
     pub accepts_failed: u64,
     pub drains: u64,
@@ -136,7 +137,7 @@ impl Coverage {
             ("zero windows", &mut self.zero_windows),
             ("client ends", &mut self.client_ends),
             ("client pongs", &mut self.client_pongs),
-            ("pings in hold", &mut self.pings_in_hold),
+            ("pongs in hold", &mut self.pongs_in_hold),
             ("squeezes", &mut self.squeezes),
             ("accepts failed", &mut self.accepts_failed),
             ("drains", &mut self.drains),
@@ -162,14 +163,24 @@ impl std::fmt::Display for Coverage {
 impl World {
     /// A server has read a session's upgrade.
     pub fn on_hello(&mut self, me: usize, upstream: &Upstream, reconnect: bool) {
-        let Upstream { session, client, first, .. } = *upstream;
-        self.note(format_args!("upstream {me} is greeted for client {client}, next {first}"));
+        let Upstream {
+            session,
+            client,
+            first,
+            ..
+        } = *upstream;
+        self.note(format_args!(
+            "upstream {me} is greeted for client {client}, next {first}"
+        ));
         if !self.conns[upstream.conn].proxy_open {
             // A stopped process has woken up and reads of a connection that was left long ago.
             return;
         }
         let known = self.laws.by_client.insert(client, session);
-        assert!(known.is_none_or(|known| known == session), "law I7: client {client} has two sessions");
+        assert!(
+            known.is_none_or(|known| known == session),
+            "law I7: client {client} has two sessions"
+        );
         let written = self.settings[self.clients[client].pool].confirm == Confirm::Written;
         let log = self.laws.sessions.entry(session).or_default();
         log.client = client;
@@ -177,7 +188,10 @@ impl World {
         for earlier in &log.upstreams {
             let old = &self.upstreams[*earlier];
             let conn = &self.conns[old.conn];
-            assert!(!conn.proxy_open, "law I8: upstream {earlier} lives on beside {me}");
+            assert!(
+                !conn.proxy_open,
+                "law I8: upstream {earlier} lives on beside {me}"
+            );
             let heard = conn.inward.taken.min(old.bad_at.unwrap_or(u64::MAX));
             for (offset, number) in &old.acks {
                 if *offset <= heard {
@@ -186,16 +200,34 @@ impl World {
             }
             opened |= old.welcome_at.is_some_and(|at| at <= heard);
         }
-        assert!(written || first >= acked, "law I4: next {first} repeats {acked}, upstreams {:?}", log.upstreams);
-        assert!(written || first <= log.end, "law I1: next {first}, but servers have read {}", log.end);
-        assert!(!written || first >= log.read, "law: written repeats {first} of {}", log.read);
-        assert_eq!(reconnect, opened, "law: the reconnect header of upstream {me}");
+        assert!(
+            written || first >= acked,
+            "law I4: next {first} repeats {acked}, upstreams {:?}",
+            log.upstreams
+        );
+        assert!(
+            written || first <= log.end,
+            "law I1: next {first}, but servers have read {}",
+            log.end
+        );
+        assert!(
+            !written || first >= log.read,
+            "law: written repeats {first} of {}",
+            log.read
+        );
+        assert_eq!(
+            reconnect, opened,
+            "law: the reconnect header of upstream {me}"
+        );
         assert!(opened || first == 0, "law: a first connect begins at 0");
         if let Some(last) = log.upstreams.last().map(|last| &self.upstreams[*last])
             && last.moved
         {
             let end = last.first + last.count;
-            assert_eq!(first, end, "law I4: a move repeats or loses, from upstream {me}");
+            assert_eq!(
+                first, end,
+                "law I4: a move repeats or loses, from upstream {me}"
+            );
             self.coverage.moves_clean += 1;
         }
         self.coverage.repeats += log.end.saturating_sub(first);
@@ -205,12 +237,18 @@ impl World {
     /// A server has read a whole message.
     pub fn on_message(&mut self, me: usize, upstream: &Upstream, n: u64, length: usize) {
         let next = upstream.first + upstream.count;
-        assert_eq!(n, next, "law I3: upstream {me} of client {} reads a gap", upstream.client);
+        assert_eq!(
+            n, next,
+            "law I3: upstream {me} of client {} reads a gap",
+            upstream.client
+        );
         let written = self.clients[upstream.client].ends.len() as u64;
         assert!(n < written, "law I2: message {n} was never sent");
         self.coverage.messages_up += 1;
         let open = self.conns[upstream.conn].proxy_open;
-        let Some(log) = self.laws.sessions.get_mut(&upstream.session) else { return };
+        let Some(log) = self.laws.sessions.get_mut(&upstream.session) else {
+            return;
+        };
         log.read = log.read.max(n + 1);
         if open {
             log.end = log.end.max(n + 1);
@@ -230,11 +268,16 @@ impl World {
 
     pub fn on_poison(&mut self, session: u128, n: u32) {
         self.coverage.poison += 1;
-        let Some(log) = self.laws.sessions.get_mut(&session) else { return };
+        let Some(log) = self.laws.sessions.get_mut(&session) else {
+            return;
+        };
         let kills = log.poisoned.entry(n).or_default();
         *kills += 1;
         // Losses count against the first unconfirmed message, which may be an earlier one at first.
-        assert!(*kills <= KILLS_MAX, "law: message {n} has killed {kills} servers");
+        assert!(
+            *kills <= KILLS_MAX,
+            "law: message {n} has killed {kills} servers"
+        );
     }
 
     pub fn on_server_close(&mut self, session: u128, code: Option<u16>, reason: &str) {
@@ -249,21 +292,45 @@ impl World {
     /// A client has read a whole message.
     pub fn on_down(&mut self, me: usize, client: &mut Client, upstream: usize, n: u32) {
         let last = client.got.last().map_or(0, |(last, _)| *last);
-        assert!(upstream >= last, "law I5: client {me} hears of {upstream} after {last}");
+        assert!(
+            upstream >= last,
+            "law I5: client {me} hears of {upstream} after {last}"
+        );
         if client.got.is_empty() || upstream != last {
             client.got.push((upstream, 0));
         }
         let (_, got) = client.got.last_mut().expect("just pushed");
-        assert_eq!(n, *got, "law I5: client {me} misses a message of upstream {upstream}");
+        assert_eq!(
+            n, *got,
+            "law I5: client {me} misses a message of upstream {upstream}"
+        );
         *got += 1;
-        assert_eq!(self.upstreams[upstream].client, me, "law I7: client {me} gets foreign messages");
-        assert!((n as usize) < self.upstreams[upstream].sent.len(), "law I2: nobody sent it");
+        assert_eq!(
+            self.upstreams[upstream].client, me,
+            "law I7: client {me} gets foreign messages"
+        );
+        assert!(
+            (n as usize) < self.upstreams[upstream].sent.len(),
+            "law I2: nobody sent it"
+        );
         self.coverage.messages_down += 1;
+    }
+
+    /// A client has the Pong to its Ping.
+    pub fn on_client_pong(&mut self, me: usize) {
+        self.coverage.client_pongs += 1;
+        let seen = self.laws.by_client.get(&me).and_then(|id| self.laws.seen.get(id));
+        let held = seen.is_some_and(|seen| seen.held_since.is_some());
+        self.coverage.pongs_in_hold += u64::from(held);
     }
 
     /// A client was turned away.
     pub fn on_denied(&mut self, status: &str) {
-        *self.coverage.closes.entry(format!("HTTP {status}")).or_default() += 1;
+        *self
+            .coverage
+            .closes
+            .entry(format!("HTTP {status}"))
+            .or_default() += 1;
     }
 
     /// A client has read a Close: somebody must have had a reason.
@@ -274,16 +341,32 @@ impl World {
             (None, reason) => format!("{} {reason}", code.unwrap_or(1005)),
         };
         *self.coverage.closes.entry(key).or_default() += 1;
-        assert!(!client.is_open_message() || client.close_sent.is_some() || code != Some(1000),
-            "law: client {me} is closed inside a message");
-        let log = self.laws.by_client.get(&me).and_then(|id| self.laws.sessions.get(id));
+        assert!(
+            !client.is_open_message() || client.close_sent.is_some() || code != Some(1000),
+            "law: client {me} is closed inside a message"
+        );
+        let log = self
+            .laws
+            .by_client
+            .get(&me)
+            .and_then(|id| self.laws.sessions.get(id));
         if client.close_sent.is_some_and(|sent| sent == code) || client.faulty {
             return;
         }
-        let Some(log) = log else { panic!("law: client {me} is closed with {code:?} by nobody") };
+        let Some(log) = log else {
+            panic!("law: client {me} is closed with {code:?} by nobody")
+        };
         let settings = &self.settings[client.pool];
-        let unbound = self.laws.seen.get(&self.laws.by_client[&me]).map_or(0, |seen| seen.last_bound);
-        let blamed = log.upstreams.iter().filter(|id| self.upstreams[**id].abnormal).count();
+        let unbound = self
+            .laws
+            .seen
+            .get(&self.laws.by_client[&me])
+            .map_or(0, |seen| seen.last_bound);
+        let blamed = log
+            .upstreams
+            .iter()
+            .filter(|id| self.upstreams[**id].abnormal)
+            .count();
         let legal = match (code.unwrap_or(1005), reason) {
             (1001, "shutting down") => self.laws.draining,
             (1000, "") if log.aborted => true,
@@ -304,24 +387,33 @@ impl World {
                 blamed >= usize::from(settings.replay_attempts)
             }
             (1011, "servers break the protocol") => blamed > 10,
-            _ => log.said.iter().any(|(said, why)| *said == code && why == reason),
+            _ => log
+                .said
+                .iter()
+                .any(|(said, why)| *said == code && why == reason),
         };
-        assert!(legal, "law I6: client {me} is closed with {code:?} {reason:?} for no reason");
+        assert!(
+            legal,
+            "law I6: client {me} is closed with {code:?} {reason:?} for no reason"
+        );
     }
 
     /// Whether its last server died inside a message too long to be collected.
     fn was_streaming(&self, log: &Log) -> bool {
-        let Some(last) = log.upstreams.last().map(|last| &self.upstreams[*last]) else { return false };
+        let Some(last) = log.upstreams.last().map(|last| &self.upstreams[*last]) else {
+            return false;
+        };
         let taken = self.conns[last.conn].inward.taken;
         let atomic = self.settings[self.clients[log.client].pool].atomic;
-        last.sent.iter().any(|(begin, end, length)| {
-            *begin < taken && taken < *end && *length > atomic
-        })
+        last.sent
+            .iter()
+            .any(|(begin, end, length)| *begin < taken && taken < *end && *length > atomic)
     }
 
     /// A client's connection has ended without anybody's Close.
     pub fn on_client_end(&mut self, me: usize, client: &Client) {
         self.note(format_args!("client {me} sees its connection end"));
+        self.coverage.cut_streams += u64::from(client.is_cut() && !client.tainted);
         let excused = client.closed
             || client.close_sent.is_some()
             || client.tainted
@@ -329,7 +421,10 @@ impl World {
             || client.is_cut()
             || self.laws.draining
             || client.stage == Stage::Asking;
-        assert!(excused, "law I6: client {me} loses its connection without a Close");
+        assert!(
+            excused,
+            "law I6: client {me} loses its connection without a Close"
+        );
     }
 
     /// What must hold between two turns.
@@ -341,9 +436,17 @@ impl World {
             let settings = &self.settings[usize::from(pool)];
             let held = session.held_bytes();
             let bound = settings.buffer + self.message_max + SLACK;
-            assert!(held <= bound, "law: a session holds {held} of {bound} bytes");
+            assert!(
+                held <= bound,
+                "law: a session holds {held} of {bound} bytes"
+            );
             let id = session.id();
-            let first = Seen { failovers: 0, held_since: None, last_bound: self.now };
+            let first = Seen {
+                failovers: 0,
+                hold: 0,
+                held_since: None,
+                last_bound: self.now,
+            };
             let old = seen.entry(id).or_insert(first);
             if session.failovers() > old.failovers {
                 let new = u64::from(session.failovers() - old.failovers);
@@ -353,10 +456,19 @@ impl World {
             }
             match session.phase() {
                 Phase::Held => {
+                    // It may have had a server for less than a turn: then it is another hold.
+                    let began = session.attempt().map_or(0, |attempt| attempt.since.0);
+                    if old.hold != began {
+                        (old.hold, old.held_since) = (began, None);
+                    }
                     let since = *old.held_since.get_or_insert(self.now);
                     let queued = session.attempt().map_or(0, |attempt| attempt.waited) + 6_000;
                     let limit = u64::from(settings.hold + queued);
-                    assert!(self.now - since <= limit, "law: a hold ends");
+                    let attempt = session.attempt();
+                    assert!(
+                        self.now - since <= limit,
+                        "law: a hold ends: {id:x} {attempt:?}"
+                    );
                 }
                 Phase::Open | Phase::Moving => {
                     if old.held_since.take().is_some() {
@@ -364,14 +476,21 @@ impl World {
                     }
                     old.last_bound = self.now;
                 }
-                Phase::Greeting | Phase::Admitting | Phase::Finishing | Phase::Parting | Phase::Over => {
+                Phase::Greeting
+                | Phase::Admitting
+                | Phase::Finishing
+                | Phase::Parting
+                | Phase::Over => {
                     old.held_since = None;
                 }
             }
             if settings.confirm != Confirm::Written {
                 let sure = self.laws.sessions.get(&id).map_or(0, |log| log.sure);
                 let confirmed = session.confirmed();
-                assert!(confirmed <= sure, "law: {confirmed} count as confirmed, {sure} were read");
+                assert!(
+                    confirmed <= sure,
+                    "law: {confirmed} count as confirmed, {sure} were read"
+                );
             }
             self.check_ping(session);
             self.check_silence(session);
@@ -381,8 +500,12 @@ impl World {
 
     /// A client's Ping is answered while it reads, with or without a server.
     fn check_ping(&mut self, session: &crate::session::Session) {
-        let Some(client) = self.clients.get(usize::from(session.peer().port())) else { return };
-        let Some((number, end, _)) = client.pings.front() else { return };
+        let Some(client) = self.clients.get(usize::from(session.peer().port())) else {
+            return;
+        };
+        let Some((number, end, _)) = client.pings.front() else {
+            return;
+        };
         let conn = &self.conns[client.conn];
         let settings = &self.settings[client.pool];
         let idle = conn.outward.flying() == 0 && conn.outward.queued() == 0 && conn.peer_open;
@@ -397,19 +520,27 @@ impl World {
             || session.has_output()
             || !session.has_client();
         // One turn may lie between the end of a pause and the next read.
-        let since = if excused { self.now } else { client.unanswered_since.min(self.now) };
+        let since = if excused {
+            self.now
+        } else {
+            client.unanswered_since.min(self.now)
+        };
         let (port, phase) = (session.peer().port(), session.phase());
-        assert!(self.now - since < 1_000, "law I6: Ping {number} of client {port} has no Pong in {phase:?}");
+        assert!(
+            self.now - since < 1_000,
+            "law I6: Ping {number} of client {port} has no Pong in {phase:?}"
+        );
         self.clients[usize::from(port)].unanswered_since = since;
-        if session.phase() == Phase::Held {
-            self.coverage.pings_in_hold += 1;
-        }
     }
 
     /// A server that says nothing is left in time.
     fn check_silence(&mut self, session: &crate::session::Session) {
-        let Some(log) = self.laws.sessions.get(&session.id()) else { return };
-        let Some(last) = log.upstreams.last() else { return };
+        let Some(log) = self.laws.sessions.get(&session.id()) else {
+            return;
+        };
+        let Some(last) = log.upstreams.last() else {
+            return;
+        };
         let settings = &self.settings[self.clients[log.client].pool];
         let slow_client = self.conns[self.clients[log.client].conn].slow_until + 2_000 > self.now;
         let upstream = &mut self.upstreams[*last];
@@ -420,9 +551,13 @@ impl World {
             (upstream.taken, upstream.quiet_since) = (conn.inward.taken, self.now);
             return;
         }
-        let limit = u64::from(settings.ping + 2 * settings.pong) + 2_500;
+        let limit = u64::from(settings.ping + 2 * settings.pong) + 5_000;
         let quiet = self.now - upstream.quiet_since;
-        assert!(quiet <= limit, "law: upstream {last} is silent for {quiet} ms and not left");
+        assert!(
+            quiet <= limit,
+            "law: upstream {last} is silent for {quiet} ms, limit {limit}, {} unsent",
+            session.journal_bytes()
+        );
     }
 
     /// Whether nothing is under way any more: all held sessions have resumed or ended, and all that
@@ -431,22 +566,33 @@ impl World {
         for session in shards.iter().flat_map(|shard| shard.sessions()) {
             let port = session.peer().port();
             if session.phase() != Phase::Open || session.journal_bytes() > 0 {
-                return Err(format!("client {port} is {:?}, journal {} bytes, {} confirmed, out {}",
-                    session.phase(), session.journal_bytes(), session.confirmed(), session.held_output()));
+                return Err(format!(
+                    "client {port} is {:?}, journal {} bytes, {} confirmed, out {}",
+                    session.phase(),
+                    session.journal_bytes(),
+                    session.confirmed(),
+                    session.held_output()
+                ));
             }
         }
         for (me, client) in self.clients.iter().enumerate() {
             let conn = &self.conns[client.conn];
             let busy = conn.inward.flying() + conn.inward.queued() + conn.outward.flying();
             if conn.peer_open && (busy > 0 || client.stage != Stage::Open) {
-                return Err(format!("client {me} is {:?}, {busy} bytes under way", client.stage));
+                return Err(format!(
+                    "client {me} is {:?}, {busy} bytes under way",
+                    client.stage
+                ));
             }
         }
         for upstream in &self.upstreams {
             let conn = &self.conns[upstream.conn];
             let busy = conn.inward.flying() + conn.inward.queued() + conn.outward.flying();
             if conn.peer_open && conn.proxy_open && busy + conn.outward.queued() > 0 {
-                return Err(format!("upstream of client {}: {busy} bytes under way", upstream.client));
+                return Err(format!(
+                    "upstream of client {}: {busy} bytes under way",
+                    upstream.client
+                ));
             }
         }
         Ok(())
@@ -462,15 +608,35 @@ impl World {
             }
             let settings = &self.settings[client.pool];
             if settings.confirm != Confirm::Written {
-                assert_eq!(log.end, client.ends.len() as u64, "law I1: client {} of {id:x}", log.client);
+                assert_eq!(
+                    log.end,
+                    client.ends.len() as u64,
+                    "law I1: client {} of {id:x}",
+                    log.client
+                );
             }
-            assert!(client.pings.is_empty(), "law I6: client {} waits for a Pong", log.client);
+            assert!(
+                client.pings.is_empty(),
+                "law I6: client {} waits for a Pong",
+                log.client
+            );
             for upstream in &log.upstreams {
                 let peer = &self.upstreams[*upstream];
-                let heard = self.conns[peer.conn].inward.taken.min(peer.bad_at.unwrap_or(u64::MAX));
+                let heard = self.conns[peer.conn]
+                    .inward
+                    .taken
+                    .min(peer.bad_at.unwrap_or(u64::MAX));
                 let whole = peer.sent.iter().filter(|(_, end, _)| *end <= heard).count() as u32;
-                let got = client.got.iter().find(|(from, _)| from == upstream).map_or(0, |row| row.1);
-                assert_eq!(got, whole, "law I5: client {} of upstream {upstream}", log.client);
+                let got = client
+                    .got
+                    .iter()
+                    .find(|(from, _)| from == upstream)
+                    .map_or(0, |row| row.1);
+                assert_eq!(
+                    got, whole,
+                    "law I5: client {} of upstream {upstream}",
+                    log.client
+                );
             }
         }
     }
@@ -482,13 +648,19 @@ impl World {
                 continue;
             }
             let sum = |of: fn(&crate::session::Tally) -> u64| -> u64 {
-                shards.iter().map(|shard| of(&shard.stats().pools[pool])).sum()
+                shards
+                    .iter()
+                    .map(|shard| of(&shard.stats().pools[pool]))
+                    .sum()
             };
             let confirmed = sum(|tally| tally.confirmed);
             let logs = self.laws.sessions.values();
             let logs = logs.filter(|log| self.clients[log.client].pool == pool);
             let sure: u64 = logs.map(|log| log.sure).sum();
-            assert!(confirmed <= sure, "law I1: {confirmed} count as confirmed, {sure} were read");
+            assert!(
+                confirmed <= sure,
+                "law I1: {confirmed} count as confirmed, {sure} were read"
+            );
         }
     }
 
@@ -506,4 +678,4 @@ impl World {
 const SLACK: usize = 512 << 10;
 
 /// `replay_attempts`, and some in which an earlier message was suspected.
-const KILLS_MAX: u32 = 9;
+const KILLS_MAX: u32 = 20;

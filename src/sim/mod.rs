@@ -91,8 +91,9 @@ impl Run {
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let base = world.base;
-        let shards: Vec<_> =
-            (0..shards).map(|index| Shard::new(plan(index), Sim::new(index, base))).collect();
+        let shards: Vec<_> = (0..shards)
+            .map(|index| Shard::new(plan(index), Sim::new(index, base)))
+            .collect();
         let running = vec![true; shards.len()];
         let crowd = 1 + rng.below(9) as usize;
         Run {
@@ -109,7 +110,9 @@ impl Run {
     }
 
     fn world(&mut self) -> &mut World {
-        self.world.as_mut().expect("the world is here between turns")
+        self.world
+            .as_mut()
+            .expect("the world is here between turns")
     }
 
     fn come_and_go(&mut self) {
@@ -153,13 +156,22 @@ impl Run {
     /// Faults end. Within bounded time every session has a server or has ended, and all is there.
     fn settle(&mut self) {
         self.world().heal();
-        let hold = self.world().settings.iter().map(|pool| pool.hold).max().unwrap_or(0);
+        let hold = self
+            .world()
+            .settings
+            .iter()
+            .map(|pool| pool.hold)
+            .max()
+            .unwrap_or(0);
         let deadline = self.world().now + u64::from(hold) + 20_000;
         let mut calm = 0;
         while calm < 3 {
             self.step += 1;
             self.turn();
-            let world = self.world.as_ref().expect("the world is here between turns");
+            let world = self
+                .world
+                .as_ref()
+                .expect("the world is here between turns");
             match world.is_settled(&self.shards) {
                 Ok(()) => calm += 1,
                 Err(why) => {
@@ -168,7 +180,10 @@ impl Run {
                 }
             }
         }
-        let world = self.world.as_ref().expect("the world is here between turns");
+        let world = self
+            .world
+            .as_ref()
+            .expect("the world is here between turns");
         world.check_complete();
         world.check_counts(&self.shards);
     }
@@ -195,9 +210,16 @@ impl Run {
             self.turn();
             let rest = self.shards.iter().flat_map(|shard| shard.sessions());
             let rest: Vec<_> = rest.map(|one| (one.peer().port(), one.phase())).collect();
-            assert!(self.world().now < deadline, "law: all clients have left, but not {rest:?}");
+            assert!(
+                self.world().now < deadline,
+                "law: all clients have left, but not {rest:?}"
+            );
         }
-        assert_eq!(self.unconfirmed(), before, "law I1: healthy servers, but messages are lost");
+        assert_eq!(
+            self.unconfirmed(),
+            before,
+            "law I1: healthy servers, but messages are lost"
+        );
         if shutdown {
             while self.running.iter().any(|running| *running) {
                 self.step += 1;
@@ -205,12 +227,17 @@ impl Run {
                 assert!(self.world().now < deadline, "law: a drained shard stops");
             }
         }
-        self.world.as_ref().expect("the world is here").check_counts(&self.shards);
+        self.world
+            .as_ref()
+            .expect("the world is here")
+            .check_counts(&self.shards);
     }
 
     fn unconfirmed(&self) -> u64 {
         let pools = self.shards.iter().flat_map(|shard| &shard.stats().pools);
-        pools.map(|tally| tally.unconfirmed.iter().sum::<u64>()).sum()
+        pools
+            .map(|tally| tally.unconfirmed.iter().sum::<u64>())
+            .sum()
     }
 
     /// Nothing is left behind.
@@ -221,11 +248,22 @@ impl Run {
         }
         assert_eq!(self.world().open_ends(), 0, "law: no socket is left open");
         let left = self.connections.left();
-        assert_eq!(left, self.connections.total(), "law: connections are given back");
+        assert_eq!(
+            left,
+            self.connections.total(),
+            "law: connections are given back"
+        );
         self.shards.clear();
-        assert_eq!(self.memory.left(), self.memory.total(), "law: memory is given back");
+        assert_eq!(
+            self.memory.left(),
+            self.memory.total(),
+            "law: memory is given back"
+        );
         let world = self.world();
-        Report { trace: world.trace, coverage: world.coverage.clone() }
+        Report {
+            trace: world.trace,
+            coverage: world.coverage.clone(),
+        }
     }
 }
 
@@ -234,7 +272,10 @@ impl Drop for Run {
         if std::thread::panicking() && !self.quiet {
             eprintln!("seed {} failed in step {}", self.seed, self.step);
             // A panic inside of a turn leaves the world with its shard.
-            let inside = self.shards.iter_mut().find_map(|shard| shard.io.world.take());
+            let inside = self
+                .shards
+                .iter_mut()
+                .find_map(|shard| shard.io.world.take());
             if let Some(world) = self.world.take().or(inside) {
                 eprintln!("{}", world.story());
             }
@@ -243,7 +284,12 @@ impl Drop for Run {
 }
 
 fn settings(rng: &mut Prng) -> Settings {
-    let confirm = [Confirm::Received, Confirm::Received, Confirm::Processed, Confirm::Written];
+    let confirm = [
+        Confirm::Received,
+        Confirm::Received,
+        Confirm::Processed,
+        Confirm::Written,
+    ];
     Settings {
         buffer: [8 << 10, 64 << 10, 400 << 10][rng.below(3) as usize],
         hold: 4_000 + rng.below(3_000),
@@ -279,10 +325,18 @@ fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
             place.cooldown = 1_500;
             fleet.servers.push(place);
             let processes = settings.confirm == Confirm::Processed && rng.chance(2, 3);
-            servers.push(Server { pool, processes, ..Server::default() });
+            servers.push(Server {
+                pool,
+                processes,
+                ..Server::default()
+            });
             members.push(id);
         }
-        let balances = [Balance::RoundRobin, Balance::Random, Balance::LeastConnections];
+        let balances = [
+            Balance::RoundRobin,
+            Balance::Random,
+            Balance::LeastConnections,
+        ];
         fleet.pools.push(Pool {
             name: format!("p{pool}"),
             members,
@@ -292,7 +346,11 @@ fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
             fixed: false,
         });
         let path = format!("/p{pool}");
-        fleet.routes.push(Route { path, host: None, pool: pool as u16 });
+        fleet.routes.push(Route {
+            path,
+            host: None,
+            pool: pool as u16,
+        });
     }
     (fleet, servers)
 }

@@ -99,7 +99,11 @@ pub enum Stage {
 
 impl Upstream {
     pub fn new(conn: usize, server: usize) -> Upstream {
-        Upstream { conn, server, ..Upstream::default() }
+        Upstream {
+            conn,
+            server,
+            ..Upstream::default()
+        }
     }
 
     fn queue(&mut self, bytes: &[u8]) {
@@ -109,7 +113,11 @@ impl Upstream {
 
     fn step(&mut self, me: usize, world: &mut World) {
         let mut buffer = [0; 32 << 10];
-        let reads = if world.rng.chance(1, 5) { 0 } else { 1 + world.rng.below(3) };
+        let reads = if world.rng.chance(1, 5) {
+            0
+        } else {
+            1 + world.rng.below(3)
+        };
         for _ in 0..reads {
             let max = [300, 32 << 10, 32 << 10][world.rng.below(3) as usize];
             let count = world.conns[self.conn].outward.read(&mut buffer[..max]);
@@ -144,7 +152,9 @@ impl Upstream {
     }
 
     fn hear_hello(&mut self, me: usize, world: &mut World) {
-        let Some(end) = self.head.windows(4).position(|four| four == b"\r\n\r\n") else { return };
+        let Some(end) = self.head.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return;
+        };
         let head = String::from_utf8_lossy(&self.head[..end]).to_string();
         let rest = self.head.split_off(end + 4);
         self.head = Vec::new();
@@ -164,14 +174,22 @@ impl Upstream {
         self.state = Stage::Deciding;
         let slow = world.servers[self.server].answer == Answering::Slow
             && world.servers[self.server].answer_until > world.now;
-        let delay = if slow { 300 + world.rng.below(2_000) } else { world.rng.below(8) };
+        let delay = if slow {
+            300 + world.rng.below(2_000)
+        } else {
+            world.rng.below(8)
+        };
         self.answer_at = world.now + u64::from(delay);
         world.on_hello(me, self, header("X-Balancer-Reconnect").is_some());
     }
 
     fn answer(&mut self, me: usize, world: &mut World) {
         let server = &world.servers[self.server];
-        let how = if server.answer_until > world.now { server.answer } else { Answering::Well };
+        let how = if server.answer_until > world.now {
+            server.answer
+        } else {
+            Answering::Well
+        };
         self.state = Stage::Ending;
         let mut accept = derive_accept_key(self.key.as_bytes());
         match how {
@@ -194,7 +212,11 @@ impl Upstream {
                 self.processes = server.processes;
             }
         }
-        let extra = if server.processes { "X-Wsteady-Confirm: processed\r\n" } else { "" };
+        let extra = if server.processes {
+            "X-Wsteady-Confirm: processed\r\n"
+        } else {
+            ""
+        };
         let text = format!(
             "HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {accept}\r\n{extra}\r\n"
@@ -202,7 +224,10 @@ impl Upstream {
         self.queue(text.as_bytes());
         if self.state == Stage::Open {
             self.welcome_at = Some(self.put);
-            world.note(format_args!("upstream {me} says 101 to client {}", self.client));
+            world.note(format_args!(
+                "upstream {me} says 101 to client {}",
+                self.client
+            ));
             // Some servers talk at once.
             if world.talking && world.rng.chance(1, 3) {
                 self.talk(me, world);
@@ -215,7 +240,10 @@ impl Upstream {
             match self.frames.next(true) {
                 Ok(None) => break,
                 Ok(Some(item)) => {
-                    assert!(!self.close_read, "law: nothing follows our Close to a server: {item:?}");
+                    assert!(
+                        !self.close_read,
+                        "law: nothing follows our Close to a server: {item:?}"
+                    );
                     self.hear(me, item, world);
                 }
                 Err(error) => panic!("law: upstream {me} reads only good frames: {error}"),
@@ -234,12 +262,19 @@ impl Upstream {
                 self.queue(&bytes);
             }
         }
-        if self.pong_due.as_ref().is_some_and(|(at, _)| *at <= world.now)
+        if self
+            .pong_due
+            .as_ref()
+            .is_some_and(|(at, _)| *at <= world.now)
             && let Some((_, payload)) = self.pong_due.take()
         {
             self.pong(&payload);
         }
-        if self.processes && !self.close_sent && self.processed < self.count && world.rng.chance(1, 4) {
+        if self.processes
+            && !self.close_sent
+            && self.processed < self.count
+            && world.rng.chance(1, 4)
+        {
             let left = self.count - self.processed;
             self.processed += 1 + u64::from(world.rng.below(left as u32));
             self.tell_processed(world);
@@ -250,7 +285,12 @@ impl Upstream {
         let number = self.first + self.processed;
         world.on_processed(self.session, number);
         let mut bytes = Vec::new();
-        codec::frame(0x8a, format!("wsteady:{number}").as_bytes(), None, &mut bytes);
+        codec::frame(
+            0x8a,
+            format!("wsteady:{number}").as_bytes(),
+            None,
+            &mut bytes,
+        );
         self.queue(&bytes);
         self.acks.push((self.put, number));
     }
@@ -262,8 +302,12 @@ impl Upstream {
             Item::Message(payload, text) => {
                 let length = payload.len();
                 let who = codec::recognise(&payload, text);
-                let (client, n) = who.unwrap_or_else(|error| panic!("law I2: upstream {me}: {error}"));
-                assert_eq!(client as usize, self.client, "law I7: foreign bytes at upstream {me}");
+                let (client, n) =
+                    who.unwrap_or_else(|error| panic!("law I2: upstream {me}: {error}"));
+                assert_eq!(
+                    client as usize, self.client,
+                    "law I7: foreign bytes at upstream {me}"
+                );
                 world.on_message(me, self, u64::from(n), length);
                 self.count += 1;
                 if world.clients[self.client].poison == Some(u64::from(n)) && world.wild {
@@ -277,9 +321,13 @@ impl Upstream {
             Item::Close(code, reason) => {
                 let conn = &world.conns[self.conn];
                 let more = conn.outward.queued() + conn.outward.flying();
-                assert!(more == 0 && !self.frames.is_cut(), "law: nothing follows our Close to {me}");
+                assert!(
+                    more == 0 && !self.frames.is_cut(),
+                    "law: nothing follows our Close to {me}"
+                );
                 self.close_read = true;
-                self.moved = reason == "moved" && code == Some(1000);
+                // Behind a Close of its own it has read nothing any more.
+                self.moved = reason == "moved" && code == Some(1000) && !self.close_sent;
                 world.note(format_args!("upstream {me} reads Close {code:?} {reason}"));
                 if !self.close_sent {
                     let mut bytes = Vec::new();
@@ -314,7 +362,11 @@ impl Upstream {
 
     fn on_ping(&mut self, payload: Vec<u8>, world: &mut World) {
         let server = &world.servers[self.server];
-        let how = if server.pong_until > world.now { server.pong } else { Ponging::AtOnce };
+        let how = if server.pong_until > world.now {
+            server.pong
+        } else {
+            Ponging::AtOnce
+        };
         match how {
             Ponging::AtOnce => self.pong(&payload),
             Ponging::Late => {
@@ -353,9 +405,8 @@ impl Upstream {
         } as usize;
         let n = self.sent.len() as u32;
         let payload = codec::content(me as u32, n, length);
-        let between = |rng: &mut crate::kit::Prng| {
-            rng.chance(1, 3).then(|| (0x89, b"between".to_vec()))
-        };
+        let between =
+            |rng: &mut crate::kit::Prng| rng.chance(1, 3).then(|| (0x89, b"between".to_vec()));
         let bytes = codec::message(&payload, codec::is_text(n), false, between, &mut world.rng);
         let begins = self.put;
         self.queue(&bytes);
@@ -408,7 +459,12 @@ impl Upstream {
                 let number = self.first + self.count;
                 let asked = self.acks.iter().any(|(_, known)| *known == number);
                 if !asked && !self.processes && self.pong_due.is_none() {
-                    codec::frame(0x8a, &number.saturating_sub(1).to_be_bytes(), None, &mut bytes);
+                    codec::frame(
+                        0x8a,
+                        &number.saturating_sub(1).to_be_bytes(),
+                        None,
+                        &mut bytes,
+                    );
                 }
             }
         }
@@ -474,7 +530,11 @@ impl Client {
     }
 
     pub fn ask(me: usize, conn: usize, pool: usize, world: &mut World) -> Client {
-        let mut client = Client { conn, pool, ..Client::default() };
+        let mut client = Client {
+            conn,
+            pool,
+            ..Client::default()
+        };
         client.chatty = [2, 4, 10, 60][world.rng.below(4) as usize];
         client.size = world.rng.below(4);
         let text = format!(
@@ -499,7 +559,9 @@ impl Client {
                 let count = world.conns[self.conn].outward.read(&mut buffer);
                 match self.stage {
                     Phase::Asking => self.head.extend_from_slice(&buffer[..count]),
-                    Phase::Open | Phase::Leaving | Phase::Gone => self.frames.push(&buffer[..count]),
+                    Phase::Open | Phase::Leaving | Phase::Gone => {
+                        self.frames.push(&buffer[..count])
+                    }
                 }
                 if count < buffer.len() {
                     break;
@@ -531,7 +593,9 @@ impl Client {
     }
 
     fn hear_welcome(&mut self, me: usize, world: &mut World) {
-        let Some(end) = self.head.windows(4).position(|four| four == b"\r\n\r\n") else { return };
+        let Some(end) = self.head.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return;
+        };
         let head = String::from_utf8_lossy(&self.head[..end]).to_string();
         let status = head.split(' ').nth(1).unwrap_or_default().to_string();
         if status != "101" {
@@ -543,7 +607,10 @@ impl Client {
             return;
         }
         let accept = derive_accept_key(KEY.as_bytes());
-        assert!(head.contains(&accept), "law: the client's 101 accepts the client's key");
+        assert!(
+            head.contains(&accept),
+            "law: the client's 101 accepts the client's key"
+        );
         self.frames.push(&self.head[end + 4..]);
         self.head = Vec::new();
         self.stage = Phase::Open;
@@ -552,9 +619,13 @@ impl Client {
     fn listen(&mut self, me: usize, world: &mut World) {
         loop {
             let item = self.frames.next(false);
-            let item = item.unwrap_or_else(|error| panic!("law: client {me} reads good frames: {error}"));
+            let item =
+                item.unwrap_or_else(|error| panic!("law: client {me} reads good frames: {error}"));
             let Some(item) = item else { return };
-            assert!(!self.closed, "law: nothing follows the Close to client {me}: {item:?}");
+            assert!(
+                !self.closed,
+                "law: nothing follows the Close to client {me}: {item:?}"
+            );
             match item {
                 Item::Message(payload, text) => {
                     let who = codec::recognise(&payload, text);
@@ -589,10 +660,18 @@ impl Client {
 
     fn on_pong(&mut self, me: usize, payload: &[u8], world: &mut World) {
         let number = <[u8; 4]>::try_from(payload).map(u32::from_be_bytes);
-        let number = number.unwrap_or_else(|_| panic!("law: a Pong that client {me} never asked for"));
-        assert!(number < self.pinged, "law: client {me} gets the Pong of its own Ping");
-        world.coverage.client_pongs += 1;
-        while self.pings.front().is_some_and(|(first, _, _)| *first <= number) {
+        let number =
+            number.unwrap_or_else(|_| panic!("law: a Pong that client {me} never asked for"));
+        assert!(
+            number < self.pinged,
+            "law: client {me} gets the Pong of its own Ping"
+        );
+        world.on_client_pong(me);
+        while self
+            .pings
+            .front()
+            .is_some_and(|(first, _, _)| *first <= number)
+        {
             self.pings.pop_front();
         }
     }
@@ -604,7 +683,12 @@ impl Client {
         if world.rng.chance(1, 40) {
             let number = self.pinged;
             let mut bytes = Vec::new();
-            codec::frame(0x89, &number.to_be_bytes(), Some(world.rng.mask_key()), &mut bytes);
+            codec::frame(
+                0x89,
+                &number.to_be_bytes(),
+                Some(world.rng.mask_key()),
+                &mut bytes,
+            );
             self.queue(&bytes);
             self.pings.push_back((number, self.put, world.now));
             self.pinged += 1;

@@ -27,7 +27,11 @@ pub struct Pipe {
 
 impl Pipe {
     fn new(flight_max: usize, queue_max: usize) -> Pipe {
-        Pipe { flight_max, queue_max, ..Pipe::default() }
+        Pipe {
+            flight_max,
+            queue_max,
+            ..Pipe::default()
+        }
     }
 
     /// Takes what fits.
@@ -66,7 +70,9 @@ impl Pipe {
 
     /// One segment arrives.
     fn arrive(&mut self, max: usize) -> bool {
-        let take = max.min(self.flight.len()).min(self.queue_max - self.queue.len());
+        let take = max
+            .min(self.flight.len())
+            .min(self.queue_max - self.queue.len());
         self.queue.extend(self.flight.drain(..take));
         take > 0
     }

@@ -51,7 +51,11 @@ pub struct Door {
 impl World {
     pub fn new(seed: u64, shards: usize, servers: Vec<Server>, settings: Vec<Settings>) -> World {
         let mut rng = Prng::from_u64(seed ^ 0x0073_696d);
-        let base = if rng.chance(1, 2) { u32::MAX - rng.below(30_000) } else { rng.below(1_000) };
+        let base = if rng.chance(1, 2) {
+            u32::MAX - rng.below(30_000)
+        } else {
+            rng.below(1_000)
+        };
         World {
             now: 0,
             base,
@@ -82,7 +86,9 @@ impl World {
         }
         let line = format!("{:>6} {what}", self.now);
         for chunk in line.as_bytes().chunks(8) {
-            let word = chunk.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+            let word = chunk
+                .iter()
+                .fold(0u64, |word, byte| word << 8 | u64::from(*byte));
             self.mix(word);
         }
         self.events.push_back(line);
@@ -94,7 +100,9 @@ impl World {
     }
 
     fn mix(&mut self, word: u64) {
-        self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+        self.trace = (self.trace ^ word)
+            .wrapping_mul(0x0100_0000_01b3)
+            .rotate_left(23);
     }
 
     /// A client's connection arrives at a listener.
@@ -116,7 +124,13 @@ impl World {
     /// The network does its work, time goes on.
     pub fn advance(&mut self, ms: u64) {
         self.now += ms;
-        let World { conns, live, rng, now, .. } = self;
+        let World {
+            conns,
+            live,
+            rng,
+            now,
+            ..
+        } = self;
         live.retain(|id| {
             let conn = &mut conns[*id];
             conn.step(*now, rng);
@@ -143,7 +157,11 @@ impl World {
         let upstream = self.upstreams.len();
         let mut conn = Conn::new(Far::Server(upstream), shard, &mut self.rng);
         let slow = self.servers[server].slow_connect_until > now;
-        let wait = if slow { self.rng.below(900) } else { self.rng.below(12) };
+        let wait = if slow {
+            self.rng.below(900)
+        } else {
+            self.rng.below(12)
+        };
         let black = self.servers[server].black_until > now;
         self.coverage.slow_connects += u64::from(slow);
         self.coverage.black_holes += u64::from(black);
@@ -171,11 +189,18 @@ pub struct Sim {
 
 impl Sim {
     pub fn new(index: usize, base: u32) -> Sim {
-        Sim { world: None, index, seen: 0, base }
+        Sim {
+            world: None,
+            index,
+            seen: 0,
+            base,
+        }
     }
 
     fn world(&mut self) -> &mut World {
-        self.world.as_mut().expect("a shard has the world in its turn")
+        self.world
+            .as_mut()
+            .expect("a shard has the world in its turn")
     }
 }
 
@@ -185,11 +210,15 @@ impl Io for Sim {
     fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>) {
         let (index, seen) = (self.index, self.seen);
         let world = self.world();
-        let World { conns, live, doors, .. } = world;
+        let World {
+            conns, live, doors, ..
+        } = world;
         let mut silent = None;
         for id in live.iter() {
             let conn = &mut conns[*id];
-            let Some(token) = conn.token.filter(|_| conn.edge && conn.proxy_open) else { continue };
+            let Some(token) = conn.token.filter(|_| conn.edge && conn.proxy_open) else {
+                continue;
+            };
             if conn.shard != index {
                 continue;
             }
@@ -208,7 +237,12 @@ impl Io for Sim {
         let door = &mut doors[index];
         if std::mem::take(&mut door.edge) {
             let token = Token::listener(0);
-            ready.push(Ready { token, readable: true, writable: false, ended: false });
+            ready.push(Ready {
+                token,
+                readable: true,
+                writable: false,
+                ended: false,
+            });
         }
         let called = silent.is_some() || !ready.is_empty() || !door.mail.is_empty();
         let over = wait.is_some_and(|ms| world.now >= seen + u64::from(ms));
@@ -219,7 +253,10 @@ impl Io for Sim {
 
     fn now(&mut self) -> Now {
         let tick = Tick(self.base.wrapping_add(self.seen as u32));
-        Now { tick, micros: self.seen * 1_000 }
+        Now {
+            tick,
+            micros: self.seen * 1_000,
+        }
     }
 
     fn take_mail(&mut self, into: &mut Vec<Mail>) {
@@ -244,8 +281,12 @@ impl Io for Sim {
             world.coverage.accepts_failed += 1;
             return Accept::Exhausted;
         }
-        let Some(id) = world.doors[index].waiting.pop_front() else { return Accept::None };
-        let Far::Client(client) = world.conns[id].far else { return Accept::Failed };
+        let Some(id) = world.doors[index].waiting.pop_front() else {
+            return Accept::None;
+        };
+        let Far::Client(client) = world.conns[id].far else {
+            return Accept::Failed;
+        };
         // The port names the client, so that a law can tell whose session it is.
         Accept::Socket(id, SocketAddr::from(([10, 1, 0, 1], client as u16)))
     }

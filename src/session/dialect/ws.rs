@@ -4,9 +4,9 @@ use super::{Accepted, Answer, Dial, Dialect, Heard, Piece};
 use crate::kit::Prng;
 use crate::session::vocab::Loss;
 use crate::wire::body::{Body, BodyStep};
+use crate::wire::compose::HeadWriter;
 use crate::wire::deflate::{self, Deflate, Refusal};
 use crate::wire::frame::{ControlBytes, Opcode, Sender, control};
-use crate::wire::compose::HeadWriter;
 use crate::wire::head::{self, HeadLimits, Response};
 use crate::wire::scan::{Limits, Scanner, Step};
 use crate::wire::{close, upgrade};
@@ -104,7 +104,11 @@ impl Dialect for Ws {
     }
 
     fn close(&self, code: u16, reason: &str, rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Close, &close::payload(code, reason), Some(rng.mask_key()))
+        control(
+            Opcode::Close,
+            &close::payload(code, reason),
+            Some(rng.mask_key()),
+        )
     }
 
     fn is_whole(&self) -> bool {
@@ -117,7 +121,12 @@ impl Ws {
     fn hear_frame(&mut self, input: &[u8]) -> (usize, Heard) {
         match self.scanner.step(input, &SERVER_LIMITS) {
             Ok(Step::More) => (0, Heard::More),
-            Ok(Step::Data { len, begins_message, ends_message, .. }) => (
+            Ok(Step::Data {
+                len,
+                begins_message,
+                ends_message,
+                ..
+            }) => (
                 len,
                 Heard::Piece(Piece {
                     begins: begins_message,
@@ -126,7 +135,11 @@ impl Ws {
                     announced: self.scanner.message_len(),
                 }),
             ),
-            Ok(Step::Control { len, opcode, payload }) => {
+            Ok(Step::Control {
+                len,
+                opcode,
+                payload,
+            }) => {
                 let heard = match opcode {
                     Opcode::Ping => Heard::Ping(payload),
                     Opcode::Close => match close::parse(&payload) {
@@ -190,7 +203,10 @@ impl Hello {
         let offered = if self.first {
             self.protocol.as_deref().unwrap_or_default()
         } else {
-            response.headers.get_str("sec-websocket-protocol").unwrap_or_default()
+            response
+                .headers
+                .get_str("sec-websocket-protocol")
+                .unwrap_or_default()
         };
         let accepted = match upgrade::check_101(response, &self.key, offered) {
             Ok(accepted) => accepted,
@@ -219,13 +235,17 @@ impl Hello {
             }
         }
         let pass = response.headers.iter().filter(|(name, _)| {
-            self.pass.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
+            self.pass
+                .iter()
+                .any(|wanted| wanted.eq_ignore_ascii_case(name))
         });
         Heard::Ready(Box::new(Accepted {
             protocol: accepted.protocol,
             deflate,
             processed: accepted.confirm_processed,
-            pass: pass.map(|(name, value)| (name.to_string(), value.to_vec())).collect(),
+            pass: pass
+                .map(|(name, value)| (name.to_string(), value.to_vec()))
+                .collect(),
         }))
     }
 
@@ -259,7 +279,9 @@ impl Hello {
     }
 
     fn hear_body(&mut self, input: &[u8]) -> (usize, Heard) {
-        let Some((answering, body)) = &mut self.answer else { return (0, Heard::More) };
+        let Some((answering, body)) = &mut self.answer else {
+            return (0, Heard::More);
+        };
         let (used, done) = match body.step(input) {
             Ok(BodyStep::Data(range)) => {
                 answering.body.extend_from_slice(&input[range.clone()]);
@@ -277,7 +299,10 @@ impl Hello {
             return (used, Heard::Nothing);
         }
         let whole = self.answer.take();
-        (used, whole.map_or(Heard::Failed, |(answering, _)| answering.refuse()))
+        (
+            used,
+            whole.map_or(Heard::Failed, |(answering, _)| answering.refuse()),
+        )
     }
 }
 
@@ -298,19 +323,30 @@ impl Answering {
         }
         head.end();
         response.extend_from_slice(&self.body);
-        Heard::Refused(Box::new(Answer { status: self.status, response }))
+        Heard::Refused(Box::new(Answer {
+            status: self.status,
+            response,
+        }))
     }
 }
 
 fn is_framing(name: &str) -> bool {
-    ["content-length", "transfer-encoding", "connection", "trailer"]
-        .iter()
-        .any(|framing| framing.eq_ignore_ascii_case(name))
+    [
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "trailer",
+    ]
+    .iter()
+    .any(|framing| framing.eq_ignore_ascii_case(name))
 }
 
 /// A server's messages stream at any length (CONTRACT 4).
-const SERVER_LIMITS: Limits =
-    Limits { message_max: u64::MAX, fragments_max: u32::MAX, utf8: false };
+const SERVER_LIMITS: Limits = Limits {
+    message_max: u64::MAX,
+    fragments_max: u32::MAX,
+    utf8: false,
+};
 
 /// Interim responses that a server may send before its answer (THREATS V16).
 const INTERIM_MAX: u8 = 8;
