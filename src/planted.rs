@@ -6,8 +6,8 @@ use std::cell::Cell;
 /// A planted bug; see where each is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// A key finds its slot's next tenant.
-    StaleKeyHits,
+    /// A client keeps the key of the upstream that it has let go.
+    PairKept,
     /// A replay begins where the last server's writes ended.
     ReplayFromSent,
     /// A Pong that nobody asked for confirms.
@@ -24,7 +24,7 @@ pub enum Bug {
     PongBehindClose,
     /// The connection to the old server is forgotten, not closed.
     OldUpstreamKept,
-    /// What was kept of the last read is dropped without its store.
+    /// What was kept of a server's last read is dropped without its store.
     ChunkLeaked,
     /// A buried session's timer stays armed.
     TimerLeft,
@@ -60,8 +60,6 @@ pub enum Bug {
     SecondClose,
     /// A broken client that is not being read is never noticed.
     BrokenUnseen,
-    /// A part of a frame is sent that can never be finished.
-    CutTailSent,
     /// When the 32-bit clock wraps, the connect rate waits for 49 days.
     RateWraps,
 }
@@ -69,7 +67,7 @@ pub enum Bug {
 impl Bug {
     /// All of them.
     pub const ALL: &'static [Bug] = &[
-        Bug::StaleKeyHits,
+        Bug::PairKept,
         Bug::ReplayFromSent,
         Bug::UnknownPongConfirms,
         Bug::PartialConfirmed,
@@ -96,7 +94,6 @@ impl Bug {
         Bug::CrossedCloseConfirms,
         Bug::SecondClose,
         Bug::BrokenUnseen,
-        Bug::CutTailSent,
         Bug::RateWraps,
     ];
 }

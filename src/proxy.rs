@@ -49,6 +49,7 @@ impl Proxy {
     pub fn start_with(config: Config, annex: Option<Arc<dyn Annex>>) -> Result<Proxy, StartError> {
         let assembly = assemble(&config).map_err(StartError::Config)?;
         sys::raise_descriptor_limit();
+        sys::fix_mapping_threshold();
         let count = config.loops.count();
         let host = Host::new(count, Clock::start()).map_err(system)?;
         let post = host.post();

@@ -15,8 +15,14 @@ use wsteady::wire::scan::{Limits, Scanner, Step};
 use wsteady::wire::{close, mask};
 
 fuzz_target!(|input: &[u8]| {
-    let [flags, seed, stream @ ..] = input else { return };
-    let from = if flags & 1 == 0 { Sender::Client } else { Sender::Server };
+    let [flags, seed, stream @ ..] = input else {
+        return;
+    };
+    let from = if flags & 1 == 0 {
+        Sender::Client
+    } else {
+        Sender::Server
+    };
     let deflate = flags & 2 != 0;
     let limits = if flags & 4 == 0 { WIDE } else { NARROW };
     let whole = run(from, deflate, &limits, stream, || usize::MAX);
@@ -92,11 +98,22 @@ fn run(
 fn note(said: &mut Said, step: Step, input: &[u8]) -> usize {
     match step {
         Step::More => 0,
-        Step::Data { len, begins_message, begins_frame, ends_message, text } => {
+        Step::Data {
+            len,
+            begins_message,
+            begins_frame,
+            ends_message,
+            text,
+        } => {
             assert!(len > 0 && len <= input.len());
             if begins_frame {
                 let bytes = Vec::new();
-                said.frames.push(Frame { bytes, begins: begins_message, ends: false, text });
+                said.frames.push(Frame {
+                    bytes,
+                    begins: begins_message,
+                    ends: false,
+                    text,
+                });
             }
             let frame = said.frames.last_mut().expect("a piece belongs to a frame");
             assert!(!frame.ends && frame.text == text && (begins_frame || !begins_message));
@@ -105,8 +122,13 @@ fn note(said: &mut Said, step: Step, input: &[u8]) -> usize {
             said.used += len;
             len
         }
-        Step::Control { len, opcode, payload } => {
-            said.controls.push((said.frames.len(), opcode, payload.to_vec()));
+        Step::Control {
+            len,
+            opcode,
+            payload,
+        } => {
+            said.controls
+                .push((said.frames.len(), opcode, payload.to_vec()));
             said.used += len;
             check_close(opcode, &payload);
             len
@@ -150,7 +172,10 @@ fn check_headers(from: Sender, deflate: bool, stream: &[u8]) {
         );
         assert_eq!(*written, stream[..len]);
         let seen = frame::peek_len(&stream[..len]);
-        assert_eq!(seen, Some((len, header.payload_len, header.fin, header.opcode)));
+        assert_eq!(
+            seen,
+            Some((len, header.payload_len, header.fin, header.opcode))
+        );
     }
 }
 
@@ -183,10 +208,18 @@ fn plain(bytes: &[u8]) -> Vec<u8> {
 
 /// Compares with tungstenite up to the first Close, behind which it would read no more.
 fn ask_the_oracle(from: Sender, stream: &[u8], said: &Said) {
-    if said.controls.iter().any(|(_, opcode, _)| *opcode == Opcode::Close) {
+    if said
+        .controls
+        .iter()
+        .any(|(_, opcode, _)| *opcode == Opcode::Close)
+    {
         return;
     }
-    let role = if from == Sender::Client { Role::Server } else { Role::Client };
+    let role = if from == Sender::Client {
+        Role::Server
+    } else {
+        Role::Client
+    };
     let config = WebSocketConfig::default()
         .max_message_size(Some(ORACLE_MAX))
         .max_frame_size(Some(ORACLE_MAX))
@@ -194,7 +227,9 @@ fn ask_the_oracle(from: Sender, stream: &[u8], said: &Said) {
     let mut oracle = WebSocket::from_raw_socket(Wire(stream), role, Some(config));
     let mut wanted = messages(said).into_iter();
     // It takes lengths that are not in their shortest form: behind one it goes on alone.
-    let lenient = said.error.is_some_and(|(_, reason)| reason.contains("shortest"));
+    let lenient = said
+        .error
+        .is_some_and(|(_, reason)| reason.contains("shortest"));
     let error = loop {
         let message = match oracle.read() {
             // Control frames may come in another order beside messages.
@@ -260,9 +295,17 @@ impl Write for Wire<'_> {
     }
 }
 
-const WIDE: Limits = Limits { message_max: u64::MAX, fragments_max: u32::MAX, utf8: true };
+const WIDE: Limits = Limits {
+    message_max: u64::MAX,
+    fragments_max: u32::MAX,
+    utf8: true,
+};
 
-const NARROW: Limits = Limits { message_max: 300, fragments_max: 3, utf8: true };
+const NARROW: Limits = Limits {
+    message_max: 300,
+    fragments_max: 3,
+    utf8: true,
+};
 
 /// Above the longest input: a longer frame is never whole.
 const ORACLE_MAX: usize = 8 << 10;

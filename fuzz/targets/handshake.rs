@@ -17,7 +17,9 @@ use wsteady::wire::head::{self, HeadError, HeadLimits, Request, Response};
 use wsteady::wire::upgrade::{self, Asked, Forward, Upgrade};
 
 fuzz_target!(|input: &[u8]| {
-    let [flags, seed, bytes @ ..] = input else { return };
+    let [flags, seed, bytes @ ..] = input else {
+        return;
+    };
     let mut cuts = Cuts(u32::from(*seed));
     match flags & 1 {
         0 => on_request(bytes, flags & 2 != 0, &mut cuts),
@@ -39,7 +41,12 @@ impl Cuts {
 }
 
 fn limits() -> HeadLimits {
-    HeadLimits { bytes_max: 2_000, headers_max: 20, name_max: 60, value_max: 600 }
+    HeadLimits {
+        bytes_max: 2_000,
+        headers_max: 20,
+        name_max: 60,
+        value_max: 600,
+    }
 }
 
 /// Where the head ends, looked for as segments arrive.
@@ -61,8 +68,12 @@ fn end_of_head(bytes: &[u8], cuts: &mut Cuts) -> Result<Option<usize>, HeadError
 }
 
 fn on_request(bytes: &[u8], trusted: bool, cuts: &mut Cuts) {
-    let Ok(Some(end)) = end_of_head(bytes, cuts) else { return };
-    let Ok(request) = Request::parse(&bytes[..end], &limits()) else { return };
+    let Ok(Some(end)) = end_of_head(bytes, cuts) else {
+        return;
+    };
+    let Ok(request) = Request::parse(&bytes[..end], &limits()) else {
+        return;
+    };
     assert!(!request.target.contains(['\r', '\n', ' ', '#']));
     if let Ok(body) = Body::of_request(&request) {
         check_body(body, &bytes[end..], cuts);
@@ -98,12 +109,20 @@ fn check_dial(request: &Request<'_>, asked: &Upgrade<'_>, trusted: bool) {
         upgrade::dial_request("/p", request.target, &kept, &key, protocol, deflate, &extra)
             .expect("what was read can be written");
 
-    assert_eq!(head::end(&dialled, 0, &BIG), Ok(Some(dialled.len())), "one head, no more");
+    assert_eq!(
+        head::end(&dialled, 0, &BIG),
+        Ok(Some(dialled.len())),
+        "one head, no more"
+    );
     let again = Request::parse(&dialled, &BIG).expect("what we write can be read");
     assert_eq!((again.method, again.minor_version), ("GET", 1));
     assert_eq!(again.target, format!("/p{}", request.target));
     let count = dialled.windows(2).filter(|two| *two == b"\r\n").count();
-    assert_eq!(again.headers.iter().count(), count - 2, "a line that is no header");
+    assert_eq!(
+        again.headers.iter().count(),
+        count - 2,
+        "a line that is no header"
+    );
     for (name, value) in again.headers.iter() {
         let told = request.headers.iter().any(|(n, v)| n == name && v == value);
         let ours = OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name));
@@ -117,17 +136,26 @@ fn check_dial(request: &Request<'_>, asked: &Upgrade<'_>, trusted: bool) {
     }
     assert_eq!(again.headers.get("host"), request.headers.get("host"));
     assert_eq!(again.headers.get("x-balancer-reconnect"), Some(&b"1"[..]));
-    let Ok(Asked::Upgrade(ask)) = upgrade::read(&again) else { panic!("no upgrade any more") };
+    let Ok(Asked::Upgrade(ask)) = upgrade::read(&again) else {
+        panic!("no upgrade any more")
+    };
     assert_eq!((ask.key, &ask.protocols), (key.as_str(), &asked.protocols));
     assert_eq!(ask.origin, asked.origin);
     assert_eq!(ask.deflate, asked.deflate.map(alone));
     // Kept once, a head stays as it is: the next server hears what the first one did.
-    let second = Forward { trusted: true, ..forward };
+    let second = Forward {
+        trusted: true,
+        ..forward
+    };
     let lines = upgrade::kept_lines(&again, &second);
     let names = |lines: &[u8]| lines.split(|byte| *byte == b'\n').count();
     assert!(names(&lines) <= names(&kept));
 
-    let chosen = asked.protocols.split(", ").next().filter(|name| !name.is_empty());
+    let chosen = asked
+        .protocols
+        .split(", ")
+        .next()
+        .filter(|name| !name.is_empty());
     let pass: Vec<(&str, &[u8])> = request.headers.iter().collect();
     let response = upgrade::switching(asked.key, chosen, deflate, &pass);
     let read = Response::parse(&response, &BIG).expect("our 101 can be read");
@@ -137,7 +165,11 @@ fn check_dial(request: &Request<'_>, asked: &Upgrade<'_>, trusted: bool) {
 
 /// What we make of an offer: each message stands alone.
 fn alone(offer: Deflate) -> Deflate {
-    Deflate { server_no_context_takeover: true, client_no_context_takeover: true, ..offer }
+    Deflate {
+        server_no_context_takeover: true,
+        client_no_context_takeover: true,
+        ..offer
+    }
 }
 
 /// All of it through the dialect, as a server's side of a conversation.
@@ -173,13 +205,20 @@ fn on_response(bytes: &[u8], flags: u8, cuts: &mut Cuts) {
     };
     let (ws, request) = open();
     let request = Request::parse(&request, &BIG).expect("our request can be read");
-    let key = request.headers.get_str("sec-websocket-key").expect("has a key");
+    let key = request
+        .headers
+        .get_str("sec-websocket-key")
+        .expect("has a key");
     let bytes = with_accept(bytes, &upgrade::accept(key));
     let whole = hear(ws, &bytes, &mut || usize::MAX);
     let cut = hear(open().0, &bytes, &mut || cuts.next());
     assert_eq!(whole, cut, "what is heard depends on the segments");
-    let Ok(Some(end)) = end_of_head(&bytes, cuts) else { return };
-    let Ok(response) = Response::parse(&bytes[..end], &limits()) else { return };
+    let Ok(Some(end)) = end_of_head(&bytes, cuts) else {
+        return;
+    };
+    let Ok(response) = Response::parse(&bytes[..end], &limits()) else {
+        return;
+    };
     if let Ok(body) = Body::of_response("GET", &response) {
         check_body(body, &bytes[end..], cuts);
     }
@@ -189,7 +228,10 @@ fn on_response(bytes: &[u8], flags: u8, cuts: &mut Cuts) {
         let line = agreed.answer_line();
         let head = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Extensions: {line}\r\n\r\n");
         let again = Response::parse(head.as_bytes(), &BIG).expect("ours");
-        assert_eq!(deflate::answer(&again.headers, &offered), Ok(Some(alone(agreed))));
+        assert_eq!(
+            deflate::answer(&again.headers, &offered),
+            Ok(Some(alone(agreed)))
+        );
     }
 }
 
@@ -223,7 +265,11 @@ fn hear(mut ws: Ws, bytes: &[u8], next: &mut dyn FnMut() -> usize) -> (Vec<Strin
                 Heard::Piece(piece_of) => {
                     data.extend_from_slice(piece);
                     if piece_of.ends {
-                        said.push(format!("message ends at {}, {}", data.len(), piece_of.announced));
+                        said.push(format!(
+                            "message ends at {}, {}",
+                            data.len(),
+                            piece_of.announced
+                        ));
                     }
                 }
                 heard @ (Heard::Ready(_)
@@ -275,8 +321,12 @@ fn read_body(
 }
 
 /// Larger than anything that we write here.
-const BIG: HeadLimits =
-    HeadLimits { bytes_max: 32_000, headers_max: 200, name_max: 2_000, value_max: 16_000 };
+const BIG: HeadLimits = HeadLimits {
+    bytes_max: 32_000,
+    headers_max: 200,
+    name_max: 2_000,
+    value_max: 16_000,
+};
 
 /// Headers that are ours to set.
 const OURS: [&str; 11] = [

@@ -18,7 +18,9 @@ use wsteady::wire::frame::{Opcode, encode_header};
 use wsteady::wire::mask;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((head, rest)) = input.split_first_chunk::<5>() else { return };
+    let Some((head, rest)) = input.split_first_chunk::<5>() else {
+        return;
+    };
     let mut world = World::new(settings(head), house(), head[4]);
     let mut script = Script(rest);
     while !world.is_over()
@@ -116,7 +118,11 @@ fn step(world: &mut World, operation: u8, argument: u8, script: &mut Script<'_>)
         16 => world.upstream_ends(argument & 1 == 0),
         17 => world.wait(square as u32 / 4),
         18 => world.ring_early(),
-        19 => world.tell(Event::Move(if argument & 1 == 0 { Mover::Drain } else { Mover::Failover })),
+        19 => world.tell(Event::Move(if argument & 1 == 0 {
+            Mover::Drain
+        } else {
+            Mover::Failover
+        })),
         20 => {
             let ends = [End::Shutdown, End::Aborted, End::Memory, End::Fault];
             world.tell(Event::Stop(ends[usize::from(argument & 3)]));
@@ -147,8 +153,16 @@ fn request(argument: u8) -> Vec<u8> {
 /// A frame with legal bits and a payload of letters; `kind` says which, and how long `len` makes it.
 fn frame(kind: u8, len: u8, key: Option<[u8; 4]>) -> Vec<u8> {
     use Opcode::{Binary, Close, Continuation, Ping, Pong, Text};
-    let opcode =
-        [Binary, Continuation, Text, Binary, Ping, Close, Pong, Continuation][usize::from(kind & 7)];
+    let opcode = [
+        Binary,
+        Continuation,
+        Text,
+        Binary,
+        Ping,
+        Close,
+        Pong,
+        Continuation,
+    ][usize::from(kind & 7)];
     let control = opcode.is_control();
     let mut payload = vec![b'a' + len % 26; usize::from(len)];
     if kind & 8 != 0 {

@@ -58,20 +58,33 @@ impl Spot {
     };
 }
 
+/// Where the bytes of a chunk are, and which chunk follows it in its chain.
 struct Slot {
-    bytes: Option<Box<[u8; CHUNK]>>,
     next: u32,
     start: u16,
     end: u16,
 }
 
+/// A block of chunks. It has memory only while one of them is in use, or might soon be.
+struct Block {
+    bytes: Option<Box<[u8]>>,
+    /// First of its free chunks; the last one used is the next one taken, for it is in cache.
+    free: u32,
+    used: u32,
+}
+
 /// The store of one loop. All its chunks together never exceed what it has leased from the budget.
+/// Chunks come in blocks, taken from the first block that has one: so the last blocks empty
+/// themselves, and their memory goes back whole.
 pub struct Chunks {
     slots: Vec<Slot>,
-    /// Free chunks that keep their memory, the last one used is the next one taken: it is in cache.
-    warm: Vec<u32>,
-    /// Free places without memory.
-    cold: Vec<u32>,
+    blocks: Vec<Block>,
+    /// No block before this one has a free chunk.
+    open: usize,
+    /// Blocks that have memory.
+    resident: usize,
+    /// The most chunks in use since the last [`trim`](Chunks::trim).
+    peak: usize,
     used: usize,
     leased: usize,
     budget: Arc<Budget>,
@@ -84,12 +97,34 @@ impl Chunks {
         debug_assert!(step > 0);
         Chunks {
             slots: Vec::new(),
-            warm: Vec::new(),
-            cold: Vec::new(),
+            blocks: Vec::new(),
+            open: 0,
+            resident: 0,
+            peak: 0,
             used: 0,
             leased: 0,
             budget,
             step,
+        }
+    }
+
+    /// Whether there is memory that a [`trim`](Chunks::trim) may find unneeded.
+    #[inline]
+    pub fn is_loose(&self) -> bool {
+        self.resident > SPARE
+    }
+
+    /// Gives back the memory of empty blocks beyond what was in use at once since the last time.
+    pub fn trim(&mut self) {
+        let keep = (self.peak / PER_BLOCK + 1).max(SPARE);
+        self.peak = self.used;
+        for block in self.blocks.iter_mut().rev() {
+            if self.resident <= keep {
+                return;
+            }
+            if block.used == 0 && block.bytes.take().is_some() {
+                self.resident -= 1;
+            }
         }
     }
 
@@ -115,9 +150,14 @@ impl Chunks {
             let take = free.min(bytes.len());
             let slot = &mut self.slots[chain.tail as usize];
             let end = slot.end as usize;
-            let room = slot.bytes.as_mut().expect("a chunk in a chain has memory");
-            room[end..end + take].copy_from_slice(&bytes[..take]);
             slot.end += take as u16;
+            let block = &mut self.blocks[chain.tail as usize / PER_BLOCK];
+            let room = block
+                .bytes
+                .as_mut()
+                .expect("a chunk in a chain has memory");
+            let at = chain.tail as usize % PER_BLOCK * CHUNK + end;
+            room[at..at + take].copy_from_slice(&bytes[..take]);
             chain.len += take as u32;
             bytes = &bytes[take..];
         }
@@ -206,14 +246,14 @@ impl Chunks {
         let (mut chunk, mut offset) = self.locate(chain, spot);
         std::iter::from_fn(move || {
             loop {
-                let slot = self.slots.get(chunk as usize)?;
+                let place = chunk as usize;
+                let slot = self.slots.get(place)?;
                 let from = offset.unwrap_or(slot.start) as usize;
                 (chunk, offset) = (slot.next, None);
                 if from < slot.end as usize {
-                    return slot
-                        .bytes
-                        .as_ref()
-                        .map(|bytes| &bytes[from..slot.end as usize]);
+                    let at = place % PER_BLOCK * CHUNK;
+                    let bytes = self.blocks[place / PER_BLOCK].bytes.as_ref()?;
+                    return Some(&bytes[at + from..at + slot.end as usize]);
                 }
             }
         })
@@ -275,10 +315,12 @@ impl Chunks {
             self.used,
             self.leased
         );
-        assert_eq!(
-            self.slots.len(),
-            self.used + self.warm.len() + self.cold.len()
-        );
+        let used: usize = self.blocks.iter().map(|block| block.used as usize).sum();
+        assert_eq!(self.used, used);
+        let resident = self.blocks.iter().filter(|block| block.bytes.is_some());
+        assert_eq!(self.resident, resident.count());
+        let homeless = |block: &Block| block.used > 0 && block.bytes.is_none();
+        assert!(!self.blocks.iter().any(homeless));
     }
 
     fn locate(&self, chain: &Chain, spot: Spot) -> (u32, Option<u16>) {
@@ -308,32 +350,50 @@ impl Chunks {
             "nobody asked for room before pushing"
         );
         self.used += 1;
-        let id = match self.warm.pop().or_else(|| self.cold.pop()) {
-            Some(id) => id,
-            None => {
-                self.slots.push(Slot {
-                    bytes: None,
-                    next: NIL,
-                    start: 0,
-                    end: 0,
-                });
-                self.slots.len() as u32 - 1
-            }
-        };
+        self.peak = self.peak.max(self.used);
+        let full = |block: &Block| block.free == NIL;
+        while self.blocks.get(self.open).is_some_and(full) {
+            self.open += 1;
+        }
+        if self.open == self.blocks.len() {
+            self.add_block();
+        }
+        let block = &mut self.blocks[self.open];
+        if block.bytes.is_none() {
+            block.bytes = Some(vec![0; PER_BLOCK * CHUNK].into_boxed_slice());
+            self.resident += 1;
+        }
+        let id = block.free;
         let slot = &mut self.slots[id as usize];
-        slot.bytes.get_or_insert_with(|| Box::new([0; CHUNK]));
+        (block.free, block.used) = (slot.next, block.used + 1);
         (slot.next, slot.start, slot.end) = (NIL, 0, 0);
         id
     }
 
+    fn add_block(&mut self) {
+        let first = self.slots.len() as u32;
+        let last = first + PER_BLOCK as u32;
+        let next = |id: u32| if id + 1 == last { NIL } else { id + 1 };
+        let slot = |id| Slot {
+            next: next(id),
+            start: 0,
+            end: 0,
+        };
+        self.slots.extend((first..last).map(slot));
+        self.blocks.push(Block {
+            bytes: None,
+            free: first,
+            used: 0,
+        });
+    }
+
     fn release(&mut self, id: u32) {
         self.used -= 1;
-        if self.warm.len() < WARM_MAX {
-            self.warm.push(id);
-        } else {
-            self.slots[id as usize].bytes = None;
-            self.cold.push(id);
-        }
+        let place = id as usize / PER_BLOCK;
+        let block = &mut self.blocks[place];
+        self.slots[id as usize].next = block.free;
+        (block.free, block.used) = (id, block.used - 1);
+        self.open = self.open.min(place);
         // One step is kept in hand, so that a loop at its edge does not lease and return in turns.
         if self.leased >= self.used + 2 * self.step {
             self.leased -= self.step;
@@ -364,8 +424,11 @@ impl Drop for Chunks {
 /// enough that 16 KiB take eight copies.
 pub const CHUNK: usize = 2048;
 
-/// Free chunks that keep their memory: 2 MiB a loop. What a burst took beyond goes back.
-const WARM_MAX: usize = 1024;
+/// Chunks in a block: 256 KiB, which the allocator maps and unmaps by itself.
+const PER_BLOCK: usize = 128;
+
+/// Blocks that keep their memory when all is quiet.
+const SPARE: usize = 1;
 
 const NIL: u32 = u32::MAX;
 
@@ -427,6 +490,10 @@ mod tests {
             chunks.clear(&mut chain);
             chunks.clear(&mut other);
             assert_eq!(chunks.used(), 0, "an empty queue owns nothing");
+            chunks.trim();
+            chunks.trim();
+            chunks.check_invariants();
+            assert!(!chunks.is_loose(), "what a burst took goes back");
         }
     }
 

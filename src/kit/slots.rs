@@ -81,9 +81,8 @@ impl<T> Slots<T> {
     /// What the key names, if it is still there.
     #[inline]
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let lax = planted!(StaleKeyHits);
         match self.slab.get_mut(key.index as usize) {
-            Some((generation, value)) if *generation == key.generation || lax => Some(value),
+            Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
         }
     }

@@ -63,3 +63,13 @@ pub fn bind_address_no_port(socket: &impl std::os::fd::AsFd) -> std::io::Result<
         Err(std::io::Error::last_os_error())
     }
 }
+
+/// Lets the allocator map blocks of 128 KiB and more by themselves, always: what a burst took can
+/// then go back to the system. By default the threshold grows with the first such block freed.
+pub fn fix_mapping_threshold() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt(3) sets a number; it is called before any other thread of ours runs.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}

@@ -177,9 +177,9 @@ impl Session {
         }
         if let Some(rare) = &self.rare {
             add(rare.close_by);
-            add(rare
-                .message_since
-                .map(|since| since.after(ctx.house.message_time)));
+            // Nobody is to blame any more once the client was closed.
+            let talking = rare.message_since.filter(|_| self.leg == Leg::Talking);
+            add(talking.map(|since| since.after(ctx.house.message_time)));
             if self.flags.processed && self.flags.paused {
                 let since = rare.confirmed_at.or(rare.paused_since).unwrap_or(ctx.now);
                 add(Some(since.after(ctx.settings.hold)));
@@ -191,12 +191,122 @@ impl Session {
         if matches!(self.phase, Phase::Open | Phase::Moving) {
             add(Some(self.upstream_pulse.next_look(ping, pong)));
             let confirms = ctx.settings.confirm != super::Confirm::Written && !self.flags.processed;
-            if confirms && self.journal.messages() > 0 && self.barrier.is_none() {
-                add(Some(
-                    self.unconfirmed_since.after(ctx.settings.barrier_delay),
-                ));
+            let due = self.unconfirmed_since.after(ctx.settings.barrier_delay);
+            // One that is overdue has no place now, inside a frame or before a full socket. What
+            // makes room for it flushes, too; to look every millisecond until then helps nobody.
+            let waits = self.barrier.is_none() && !due.is_due(ctx.now);
+            if confirms && self.journal.messages() > 0 && waits {
+                add(Some(due));
             }
         }
         next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::dialect::{Accepted, Heard};
+    use super::super::vocab::{Event, House, Settings, Tally};
+    use super::*;
+    use crate::kit::{Budget, Chunks, Prng};
+
+    /// What a session needs beside itself.
+    struct Around {
+        now: Tick,
+        chunks: Chunks,
+        rng: Prng,
+        house: House,
+        settings: Settings,
+        tally: Tally,
+        alarm: Option<Tick>,
+    }
+
+    impl Around {
+        fn tell(&mut self, session: &mut Session, event: Event<'_>) {
+            let mut actions = Vec::new();
+            let mut ctx = Ctx {
+                now: self.now,
+                chunks: &mut self.chunks,
+                rng: &mut self.rng,
+                house: &self.house,
+                settings: &self.settings,
+                tally: &mut self.tally,
+                actions: &mut actions,
+                input: &[],
+                direct: &mut Vec::new(),
+            };
+            session.on(event, &mut ctx);
+            session.check_invariants();
+            for action in actions {
+                if let Action::Alarm(due) = action {
+                    self.alarm = Some(due);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_barrier_without_a_place_does_not_ring_every_millisecond() {
+        let mut around = Around {
+            now: Tick(0),
+            chunks: Chunks::new(Arc::new(Budget::new(1 << 10)), 64),
+            rng: Prng::from_u64(1),
+            house: House::default(),
+            settings: Settings::default(),
+            tally: Tally::default(),
+            alarm: None,
+        };
+        let mut session = Session::new(1, ([127, 0, 0, 1], 1).into(), Tick(0));
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        // A message, and the first byte of three of another, all of which the server gets.
+        let frames = [0x82, 0x80, 0, 0, 0, 0, 0x82, 0x83, 0, 0, 0, 0, 7];
+        around.tell(
+            &mut session,
+            Event::ClientBytes {
+                bytes: head,
+                kept: 0,
+            },
+        );
+        session.join(0);
+        around.tell(&mut session, Event::Routed);
+        around.tell(&mut session, Event::Dialling { server: 0 });
+        let heard = Heard::Ready(Box::<Accepted>::default());
+        around.tell(
+            &mut session,
+            Event::Heard {
+                heard,
+                bytes: &[],
+                at: 0,
+            },
+        );
+        around.tell(
+            &mut session,
+            Event::ClientBytes {
+                bytes: &frames,
+                kept: 0,
+            },
+        );
+        around.tell(
+            &mut session,
+            Event::Sent {
+                count: frames.len(),
+            },
+        );
+        let mut rings = 0;
+        while around.now.is_before(Tick(20_000)) {
+            around.now = around
+                .alarm
+                .take()
+                .expect("an open session has a next look");
+            around.tell(&mut session, Event::Due);
+            rings += 1;
+        }
+        assert!(
+            rings <= 10,
+            "{rings} rings in 20 s of waiting for two bytes"
+        );
     }
 }

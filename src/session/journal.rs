@@ -213,9 +213,6 @@ impl Journal {
         if self.sent_frame_left > 0 {
             return false;
         }
-        if planted!(CutTailSent) {
-            return true;
-        }
         // Whole frames of it have left; the rest must not, for nothing could follow a cut frame.
         chunks.truncate(&mut self.chain, self.sent as usize);
         self.tail_left = 0;

@@ -459,9 +459,6 @@ impl Session {
             return;
         }
         self.forget_upstream(ctx);
-        if planted!(ChunkLeaked) {
-            self.stash = Chain::new();
-        }
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }

@@ -102,12 +102,11 @@ impl Session {
                 .extend_from_slice(&dialect.pong(payload, rng));
         }
         let number = match parcel.place {
-            Place::Before if planted!(PartialConfirmed) && !self.journal.sent_at_message() => {
-                self.journal.sent_number() + 1
-            }
             Place::Before => self.journal.sent_number(),
             Place::After => self.journal.end_number(),
         };
+        let partial = planted!(PartialConfirmed) && self.journal.unfinished() > 0;
+        let number = number + u64::from(partial);
         let all_said = parcel.place == Place::After || backlog == 0;
         let farewell = self
             .farewell()
@@ -293,6 +292,8 @@ impl Session {
         if !self.flags.processed && ctx.settings.confirm != Confirm::Written {
             let count = self.journal.confirm(number, ctx.chunks);
             self.count_confirmed(count, ctx);
+            // Also after one that confirmed nothing, since it stood before the first message's end.
+            self.want_barrier(ctx);
         }
         self.leave_when_clean(ctx);
     }
@@ -335,12 +336,14 @@ impl Session {
         let code = said.as_ref().map_or(1005, |(code, _)| *code);
         if self.phase == Phase::Finishing {
             // Its reply to our Close: everything before it was received (CONTRACT 3). One of its own
-            // that has crossed ours proves nothing.
+            // that has crossed ours proves nothing; nor does one before the Pong of the last
+            // barrier, which RFC 6455 5.5.2 wants first.
             let reply = self.is_reply(said.as_ref());
             if !reply && self.journal.messages() > 0 && ctx.settings.abnormal.contains(&code) {
                 return self.lose(Loss::Close(code), None, ctx);
             }
-            if reply && !self.flags.processed {
+            let proven = (reply && self.barrier.is_none()) || planted!(CrossedCloseConfirms);
+            if proven && !self.flags.processed {
                 let count = self.journal.confirm(self.journal.sent_number(), ctx.chunks);
                 self.count_confirmed(count, ctx);
             }
@@ -362,10 +365,9 @@ impl Session {
     /// Whether this is the answer to our Close: it has its code (RFC 6455 5.5.1), and no other reason.
     fn is_reply(&self, said: Option<&(u16, Box<str>)>) -> bool {
         let (code, reason) = said.map_or((1005, ""), |(code, reason)| (*code, reason));
-        let echoes = self
+        self
             .farewell()
-            .is_some_and(|(ours, why)| *ours == code && (reason.is_empty() || *reason == **why));
-        echoes || planted!(CrossedCloseConfirms)
+            .is_some_and(|(ours, why)| *ours == code && (reason.is_empty() || *reason == **why))
     }
 
     pub(super) fn on_upstream_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {

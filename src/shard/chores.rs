@@ -104,6 +104,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.chores.timer = Timer::NONE;
         let listeners = std::mem::take(&mut self.chores.listeners);
         self.lists.accept.extend(listeners);
+        if self.core.chunks.is_loose() {
+            self.core.chunks.trim();
+        }
         self.serve_queue();
         self.relieve();
         self.sweep();
@@ -245,7 +248,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.dial(key);
             self.perform(key);
             if self.chores.queue.len() > before {
-                let back = self.chores.queue.pop_back().filter(|_| !planted!(QueueLoses));
+                let back = self.chores.queue.pop_back();
+                if planted!(QueueLoses) {
+                    break;
+                }
                 self.chores.queue.extend(back);
                 self.chores.queue.rotate_right(1);
                 break;
@@ -473,6 +479,9 @@ pub(super) const QUEUE_PAUSE: u32 = 5;
 /// How often memory is looked at while it is short, and after how long somebody has to go.
 const SQUEEZE_PAUSE: u32 = 20;
 const SQUEEZE_MAX: u32 = 1_000;
+
+/// How long memory that a burst took is kept for the next one, in ms.
+pub(super) const TRIM_PAUSE: u32 = 1_000;
 
 /// Clients looked at per chore, and the pause before draining ones are asked again.
 const SWEEP_MAX: usize = 2_000;

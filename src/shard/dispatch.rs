@@ -199,6 +199,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         let upstream = std::mem::replace(&mut client.upstream, Key::NONE);
+        if planted!(PairKept) {
+            client.upstream = upstream;
+        }
         let Some(mut upstream) = self.upstreams.remove(upstream) else {
             return;
         };
@@ -210,7 +213,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             // Once, and without waiting: it is a courtesy to a server that is being left.
             self.io.write(&mut upstream.socket, &[IoSlice::new(&frame)]);
         }
-        self.core.chunks.clear(&mut upstream.stash);
+        if !planted!(ChunkLeaked) {
+            self.core.chunks.clear(&mut upstream.stash);
+        }
         self.core.chunks.clear(&mut upstream.spill);
         let server = usize::from(upstream.server);
         self.fleet.servers[server].shared.disconnected();

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::{BROKEN, Io, Put, Shard};
+use super::{Io, Put, Shard};
 use crate::kit::{Key, Spot};
 use crate::session::{Dialect, Event, Place};
 
@@ -17,7 +17,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let mut keys = std::mem::take(&mut self.lists.spare);
             std::mem::swap(&mut keys, &mut self.lists.flush_upstreams);
             for key in keys.drain(..) {
-                if let Some(upstream) = self.upstreams.get_mut(key) {
+                if let Some(upstream) = self.upstreams.get_mut(key)
+                    && upstream.bits.dirty
+                {
                     upstream.bits.dirty = false;
                     self.write_upstream(key);
                 }
@@ -31,6 +33,21 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
             }
             self.lists.spare = keys;
+        }
+    }
+
+    /// Writes to a client's server at once, if anything waits for it. Its mark stays on the list and
+    /// finds nothing left to do.
+    pub(super) fn write_rider(&mut self, key: Key) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let upstream = client.upstream;
+        if let Some(slot) = self.upstreams.get_mut(upstream)
+            && slot.bits.dirty
+        {
+            slot.bits.dirty = false;
+            self.write_upstream(upstream);
         }
     }
 
@@ -100,11 +117,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             // The end itself is seen by a read: what the client had sent before comes first.
             client.bits.writable = false;
             client.bits.readable = true;
-            client.bits.ended = true;
-            // … unless it is not read: it would then never be seen.
-            if !client.session.wants_client() && !planted!(BrokenUnseen) {
-                return self.tell(key, Event::ClientLost(BROKEN));
-            }
+            (client.bits.ended, client.bits.joined) = (true, true);
             return self.again_client(key);
         }
         if !client.session.has_output() && client.session.awaits_drain() {

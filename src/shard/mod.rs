@@ -395,6 +395,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.chores.relayed = relayed;
             stats.relay.saturating_record_n(took.max(1), new);
         }
+        if self.core.chunks.is_loose() && !self.chores.is_armed() {
+            self.want_chores(chores::TRIM_PAUSE);
+        }
     }
 
     /// Tells a session what happened, and does what it wants done.

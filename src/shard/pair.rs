@@ -44,6 +44,6 @@ pub struct Bits {
     pub stalled: bool,
     /// Connected, for upstreams; FIN sent, for clients.
     pub done: bool,
-    /// The session is joined to it.
+    /// The session is joined to it, for upstreams; a write found it broken, for clients.
     pub joined: bool,
 }

@@ -98,6 +98,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return;
             };
             if !client.session.wants_client() {
+                // A broken one that is not read, because it was paused, would never be noticed.
+                if client.bits.joined && !planted!(BrokenUnseen) {
+                    self.tell(key, Event::ClientLost(BROKEN));
+                }
                 return;
             }
             let Some(socket) = &mut client.socket else {
@@ -143,6 +147,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 session.on(Event::ClientBytes { bytes, kept }, ctx);
             });
             self.perform(key);
+            // What was read goes on while it is in cache: a turn with many readers would have pushed
+            // it out by its end. There is nothing left that it could be written together with.
+            self.write_rider(key);
             if short {
                 return;
             }

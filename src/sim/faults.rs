@@ -22,7 +22,7 @@ impl World {
             6..=8 => {
                 self.note(format_args!("server {server} stops"));
                 self.coverage.stops += 1;
-                self.servers[server].stopped_until = until + u64::from(self.rng.below(4_000));
+                self.servers[server].stopped_until = until + u64::from(self.rng.below(12_000));
             }
             9 => self.half_close(),
             10 | 11 => {
@@ -94,6 +94,7 @@ impl World {
                     state,
                 });
             }
+            39 => self.abort_late(),
             _ => {
                 if let Some(server) = self
                     .servers
@@ -111,6 +112,7 @@ impl World {
         self.note(format_args!("all heals"));
         self.wild = false;
         self.talking = false;
+        self.healed_at = Some(self.now);
         self.exhausted = 0;
         for server in 0..self.servers.len() {
             let healthy = super::peer::Server {
@@ -191,7 +193,7 @@ impl World {
         };
         self.coverage.pongs_wrong += 1;
         if self.rng.chance(1, 3) {
-            let future = self.clients[self.upstreams[upstream].client].next + 5;
+            let future = self.clients[self.upstreams[upstream].client].next + 1_000_000;
             let mut bytes = Vec::new();
             codec::frame(0x8a, &future.to_be_bytes(), None, &mut bytes);
             self.upstreams[upstream].misbehave(&bytes);
@@ -231,6 +233,38 @@ impl World {
         self.with_upstream(upstream, |peer, world| {
             peer.say_close(code, "so it is", world)
         });
+    }
+
+    /// The server says its own Close at the moment at which the client says one.
+    pub fn cross_close(&mut self, client: usize) {
+        let open = (0..self.upstreams.len()).rev().find(|upstream| {
+            let peer = &self.upstreams[*upstream];
+            peer.client == client && peer.state == Stage::Open && !peer.ended
+        });
+        if let Some(upstream) = open {
+            let code = [Some(1011), Some(1012), Some(4001)][self.rng.below(3) as usize];
+            self.with_upstream(upstream, |peer, world| peer.say_close(code, "so it is", world));
+        }
+    }
+
+    /// An operator ends a session that is ending already.
+    fn abort_late(&mut self) {
+        let late = self.live.iter().find_map(|id| match self.conns[*id].far {
+            Far::Server(upstream) => {
+                let peer = &self.upstreams[upstream];
+                let client = self.clients.get(peer.client)?;
+                let leaving = client.close_sent.is_some() || client.stage == super::peer::Phase::Gone;
+                let open = peer.state == Stage::Open && self.conns[*id].proxy_open;
+                (open && leaving).then_some(peer.session)
+            }
+            Far::Client(_) => None,
+        });
+        if let Some(id) = late
+            && let Some(log) = self.laws.sessions.get_mut(&id)
+        {
+            log.aborted = true;
+            self.tell_all(&Mail::AbortSession { ticket: 0, id });
+        }
     }
 
     fn poison(&mut self) {

@@ -132,7 +132,7 @@ impl Run {
             0..=6 => 0,
             7..=15 => 1 + world.rng.below(4),
             16..=18 => world.rng.below(60),
-            _ => world.rng.below(400),
+            _ => world.rng.below(200),
         };
         world.advance(u64::from(ms));
         world.step_peers();
@@ -209,7 +209,7 @@ impl Run {
             self.step += 1;
             self.turn();
             let rest = self.shards.iter().flat_map(|shard| shard.sessions());
-            let rest: Vec<_> = rest.map(|one| (one.peer().port(), one.phase())).collect();
+            let rest: Vec<_> = rest.map(|one| (one.peer().port(), one.phase(), one.journal_bytes(), one.held_bytes(), one.wants_client(), one.held_output())).collect();
             assert!(
                 self.world().now < deadline,
                 "law: all clients have left, but not {rest:?}"
@@ -292,7 +292,7 @@ fn settings(rng: &mut Prng) -> Settings {
     ];
     Settings {
         buffer: [8 << 10, 64 << 10, 400 << 10][rng.below(3) as usize],
-        hold: 4_000 + rng.below(3_000),
+        hold: 5_000 + rng.below(3_000),
         admit: 1_500,
         confirm: confirm[rng.below(4) as usize],
         overflow_close: rng.chance(1, 8),
@@ -302,8 +302,8 @@ fn settings(rng: &mut Prng) -> Settings {
         barrier_bytes: [2 << 10, 64 << 10][rng.below(2) as usize],
         connect: 500,
         handshake: 1_200,
-        ping: 2_000 + rng.below(1_000),
-        pong: 1_500,
+        ping: 1_500 + rng.below(500),
+        pong: 2_000,
         close: 800,
         ..Settings::default()
     }

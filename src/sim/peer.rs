@@ -83,6 +83,9 @@ pub struct Upstream {
     /// For the law of silence.
     pub taken: u64,
     pub quiet_since: u64,
+    pub over_since: u64,
+    /// A Ping that it has read and not answered.
+    asked: Option<u64>,
     pub ended: bool,
 }
 
@@ -370,15 +373,20 @@ impl Upstream {
         match how {
             Ponging::AtOnce => self.pong(&payload),
             Ponging::Late => {
+                self.asked = <[u8; 8]>::try_from(&*payload).ok().map(u64::from_be_bytes);
                 world.coverage.pongs_late += 1;
                 let at = world.now + 30 + u64::from(world.rng.below(700));
                 self.pong_due = Some((at, payload));
             }
-            Ponging::Never => world.coverage.pongs_missing += 1,
+            Ponging::Never => {
+                self.asked = <[u8; 8]>::try_from(&*payload).ok().map(u64::from_be_bytes);
+                world.coverage.pongs_missing += 1;
+            }
         }
     }
 
     fn pong(&mut self, payload: &[u8]) {
+        self.asked = None;
         if self.close_sent {
             return;
         }
@@ -455,16 +463,13 @@ impl Upstream {
             1 => codec::frame(0x8a, b"wsteady:x", None, &mut bytes),
             2 => codec::frame(0x8a, b"", None, &mut bytes),
             _ => {
-                // A number that nobody asked for, but not more than was read.
-                let number = self.first + self.count;
-                let asked = self.acks.iter().any(|(_, known)| *known == number);
-                if !asked && !self.processes && self.pong_due.is_none() {
-                    codec::frame(
-                        0x8a,
-                        &number.saturating_sub(1).to_be_bytes(),
-                        None,
-                        &mut bytes,
-                    );
+                // While another is asked for: a number that was sent, perhaps, but not read.
+                let number = self.first + self.count + 1 + u64::from(world.rng.below(2));
+                if self.asked.is_some_and(|asked| asked != number) {
+                    // If it was not even sent, that breaks the protocol.
+                    self.bad_at.get_or_insert(self.put);
+                    self.abnormal = true;
+                    codec::frame(0x8a, &number.to_be_bytes(), None, &mut bytes);
                 }
             }
         }
@@ -727,7 +732,12 @@ impl Client {
         world.note(format_args!("client {me} leaves in way {way}"));
         self.tainted |= way != 0;
         match way {
-            0 | 1 => self.say_close(world),
+            0 | 1 => {
+                self.say_close(world);
+                if world.rng.chance(1, 3) {
+                    world.cross_close(me);
+                }
+            }
             2 => {
                 self.stage = Phase::Gone;
                 world.conns[self.conn].reset_proxy();

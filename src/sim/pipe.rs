@@ -36,6 +36,10 @@ impl Pipe {
 
     /// Takes what fits.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
+        // Behind FIN or RST nothing arrives.
+        if self.fin || self.reset {
+            return bytes.len();
+        }
         let take = bytes.len().min(self.flight_max - self.flight.len());
         self.flight.extend(&bytes[..take]);
         self.written += take as u64;

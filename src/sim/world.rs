@@ -32,6 +32,8 @@ pub struct World {
     /// Faults are on, and peers talk.
     pub wild: bool,
     pub talking: bool,
+    /// Since when there are no faults any more.
+    pub healed_at: Option<u64>,
     /// So much the next accepts and dials fail for want of descriptors.
     pub exhausted: u32,
     pub denials: BTreeMap<u16, u32>,
@@ -72,6 +74,7 @@ impl World {
             coverage: Coverage::default(),
             wild: true,
             talking: true,
+            healed_at: None,
             exhausted: 0,
             denials: BTreeMap::new(),
             trace: seed,

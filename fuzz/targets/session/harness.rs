@@ -117,7 +117,10 @@ impl World {
             over: false,
             route: Route::Server,
             queued: false,
-            client: Some(Client { inbox: Vec::new(), ended: false }),
+            client: Some(Client {
+                inbox: Vec::new(),
+                ended: false,
+            }),
             upstream: None,
             next_server: 0,
             client_room: usize::MAX / 4,
@@ -173,12 +176,22 @@ impl World {
             if self.read_client_again || self.read_upstream_again {
                 continue;
             }
-            let due = self.timer.expect("a session that is not over waits for something");
+            let due = self
+                .timer
+                .expect("a session that is not over waits for something");
             // At least a step, so that a deadline that never moves is not waited for in vain.
-            self.now = if due.is_before(self.now) { self.now } else { due };
+            self.now = if due.is_before(self.now) {
+                self.now
+            } else {
+                due
+            };
             self.ring();
         }
-        panic!("no end: {:?}, client {}", self.session.phase(), self.client.is_some());
+        panic!(
+            "no end: {:?}, client {}",
+            self.session.phase(),
+            self.client.is_some()
+        );
     }
 
     pub fn tell(&mut self, event: Event<'_>) {
@@ -238,13 +251,19 @@ impl World {
     }
 
     pub fn read_client(&mut self, max: usize) {
-        let Some(client) = &mut self.client else { return };
+        let Some(client) = &mut self.client else {
+            return;
+        };
         if self.over || !self.session.wants_client() {
             return;
         }
         let kept = self.session.stashed().min(STASH_ROOM);
         let full = kept > STASH_ROOM - READ_MAX;
-        let new = if full { 0 } else { client.inbox.len().min(max).min(READ_MAX) };
+        let new = if full {
+            0
+        } else {
+            client.inbox.len().min(max).min(READ_MAX)
+        };
         if new == 0 && !full && client.inbox.is_empty() && client.ended {
             return self.tell(Event::ClientLost(Loss::Fin));
         }
@@ -258,9 +277,12 @@ impl World {
         self.laws.source.said(&client.inbox[..new]);
         client.inbox.drain(..new);
         let more = !client.inbox.is_empty() || client.ended;
-        self.session.unstash(&mut scratch[begin..STASH_ROOM], &mut self.core.chunks);
+        self.session
+            .unstash(&mut scratch[begin..STASH_ROOM], &mut self.core.chunks);
         let bytes = &scratch[begin..STASH_ROOM + new];
-        self.with(bytes, |session, ctx| session.on(Event::ClientBytes { bytes, kept }, ctx));
+        self.with(bytes, |session, ctx| {
+            session.on(Event::ClientBytes { bytes, kept }, ctx)
+        });
         self.scratch = scratch;
         self.perform();
         self.read_client_again |= more && max >= READ_MAX;
@@ -269,7 +291,11 @@ impl World {
     // What a server does.
 
     pub fn connects(&mut self) {
-        if let Some(upstream) = self.upstream.as_mut().filter(|upstream| !upstream.connected) {
+        if let Some(upstream) = self
+            .upstream
+            .as_mut()
+            .filter(|upstream| !upstream.connected)
+        {
             upstream.connected = true;
             self.tell(Event::Connected);
         }
@@ -283,16 +309,25 @@ impl World {
 
     /// A 101 to the request that was written; the argument says how good it is.
     pub fn server_accepts(&mut self, argument: u8) {
-        let Some(upstream) = &self.upstream else { return };
-        let Some(head) = upstream.wire.head() else { return };
+        let Some(upstream) = &self.upstream else {
+            return;
+        };
+        let Some(head) = upstream.wire.head() else {
+            return;
+        };
         let request = Request::parse(head, &HeadLimits::default()).expect("a legal request");
         let key = request.headers.get_str("sec-websocket-key").expect("a key");
-        let mut head = String::from("HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
+        let mut head =
+            String::from("HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n");
         let accept = upgrade::accept(if argument & 15 == 15 { "wrong" } else { key });
-        head.push_str(&format!("Sec-WebSocket-Accept: {accept}\r\nSet-Cookie: a=b\r\n"));
+        head.push_str(&format!(
+            "Sec-WebSocket-Accept: {accept}\r\nSet-Cookie: a=b\r\n"
+        ));
         if argument & 16 != 0 {
             let takeover = ["; server_no_context_takeover", ""][usize::from(argument & 1)];
-            head.push_str(&format!("Sec-WebSocket-Extensions: permessage-deflate{takeover}\r\n"));
+            head.push_str(&format!(
+                "Sec-WebSocket-Extensions: permessage-deflate{takeover}\r\n"
+            ));
         }
         if argument & 32 != 0 {
             head.push_str("Sec-WebSocket-Protocol: mqtt\r\n");
@@ -306,7 +341,9 @@ impl World {
 
     /// Answers the next Ping, or says how much it has processed; sometimes it lies.
     pub fn server_confirms(&mut self, argument: u8) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
         let got = upstream.base + upstream.wire.message_ends.len() as u64;
         let payload = if argument & 64 != 0 {
             let number = got.saturating_sub(u64::from(argument & 7)) + u64::from(argument >> 7);
@@ -314,7 +351,9 @@ impl World {
         } else if argument & 128 != 0 {
             (got + 1).to_be_bytes().to_vec()
         } else {
-            let Some(ping) = upstream.wire.pings.get(upstream.pings_answered) else { return };
+            let Some(ping) = upstream.wire.pings.get(upstream.pings_answered) else {
+                return;
+            };
             upstream.pings_answered += 1;
             ping.clone()
         };
@@ -323,7 +362,9 @@ impl World {
     }
 
     pub fn upstream_ends(&mut self, by_fin: bool) {
-        let Some(upstream) = &mut self.upstream else { return };
+        let Some(upstream) = &mut self.upstream else {
+            return;
+        };
         if !upstream.connected {
             return self.tell(Event::UpstreamLost(Loss::Refused));
         }
@@ -349,7 +390,11 @@ impl World {
         if new == 0 {
             if upstream.ended && upstream.inbox.is_empty() {
                 let heard = upstream.dialect.hear_end();
-                self.tell(Event::Heard { heard, bytes: &[], at: 0 });
+                self.tell(Event::Heard {
+                    heard,
+                    bytes: &[],
+                    at: 0,
+                });
             }
             return;
         }
@@ -358,7 +403,11 @@ impl World {
         upstream.inbox.drain(..new);
         self.read_upstream_again |=
             max >= READ_MAX && (upstream.ended || !upstream.inbox.is_empty());
-        self.core.chunks.peek(&upstream.stash, Spot::FRONT, &mut self.scratch[begin..STASH_ROOM]);
+        self.core.chunks.peek(
+            &upstream.stash,
+            Spot::FRONT,
+            &mut self.scratch[begin..STASH_ROOM],
+        );
         self.core.chunks.clear(&mut upstream.stash);
         self.hear(begin, STASH_ROOM + new);
     }
@@ -366,10 +415,14 @@ impl World {
     fn hear(&mut self, mut at: usize, end: usize) {
         let scratch = std::mem::take(&mut self.scratch);
         while at < end {
-            let Some(upstream) = &mut self.upstream else { break };
+            let Some(upstream) = &mut self.upstream else {
+                break;
+            };
             let (used, heard) = upstream.dialect.hear(&scratch[at..end]);
             if matches!(heard, Heard::More) {
-                self.core.chunks.push(&mut upstream.stash, &scratch[at..end]);
+                self.core
+                    .chunks
+                    .push(&mut upstream.stash, &scratch[at..end]);
                 break;
             }
             let bytes = &scratch[at..at + used];
@@ -409,7 +462,11 @@ impl World {
             chunks: &mut core.chunks,
             rng: &mut core.rng,
             house: &core.house,
-            settings: if joined { &core.settings } else { &core.nobodys },
+            settings: if joined {
+                &core.settings
+            } else {
+                &core.nobodys
+            },
             tally: &mut core.tally,
             actions: &mut core.actions,
             input,
@@ -434,7 +491,10 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Route(_) => match self.route {
-                Route::Denied => self.call(Event::Denied { status: 503, reason: "no" }),
+                Route::Denied => self.call(Event::Denied {
+                    status: 503,
+                    reason: "no",
+                }),
                 _ => {
                     self.session.join(0);
                     self.call(Event::Routed);
@@ -458,11 +518,17 @@ impl World {
             }
             Action::HangUpClient => self.client = None,
             Action::Alarm(due) => {
-                assert!(self.timer.is_none_or(|set| !set.is_before(due)), "an alarm moves later");
+                assert!(
+                    self.timer.is_none_or(|set| !set.is_before(due)),
+                    "an alarm moves later"
+                );
                 self.timer = Some(due);
             }
             Action::Report(Verdict::Success) => {
-                self.upstream.as_mut().expect("who succeeded is there").joined = true;
+                self.upstream
+                    .as_mut()
+                    .expect("who succeeded is there")
+                    .joined = true;
             }
             Action::Report(_) => {}
             Action::Bury => {
@@ -488,7 +554,9 @@ impl World {
             Route::Fails(loss) => {
                 // One that fails at once is not tried for ever: the next wish finds nobody.
                 self.route = Route::Nobody(Nobody::AllTried);
-                self.call(Event::Dialling { server: self.next_server });
+                self.call(Event::Dialling {
+                    server: self.next_server,
+                });
                 self.call(Event::UpstreamLost(loss));
             }
             Route::Server | Route::Queue | Route::Denied => self.connect(),
@@ -497,11 +565,16 @@ impl World {
 
     fn connect(&mut self) {
         self.next_server = (self.next_server + 1) % 5;
-        let tried = self.session.attempt().map_or(0, |attempt| attempt.tried.len());
+        let tried = self
+            .session
+            .attempt()
+            .map_or(0, |attempt| attempt.tried.len());
         if tried >= 5 {
             return self.call(Event::NoServer(Nobody::AllTried));
         }
-        self.call(Event::Dialling { server: self.next_server });
+        self.call(Event::Dialling {
+            server: self.next_server,
+        });
         let core = &mut self.core;
         let (Some(kept), Some(attempt)) = (self.session.kept(), self.session.attempt()) else {
             panic!("a dial without a request");
@@ -538,7 +611,9 @@ impl World {
     }
 
     fn hang_up_upstream(&mut self, say: Option<u16>) {
-        let Some(mut upstream) = self.upstream.take() else { return };
+        let Some(mut upstream) = self.upstream.take() else {
+            return;
+        };
         if let Some(code) = say
             && upstream.joined
             && upstream.spill.is_empty()
@@ -555,17 +630,31 @@ impl World {
 
     fn write_client(&mut self) {
         let direct = std::mem::take(&mut self.core.direct);
-        let queued: Vec<u8> = self.session.output(&self.core.chunks).flatten().copied().collect();
-        let at_once: Vec<u8> =
-            direct.iter().flat_map(|range| &self.scratch[range.clone()]).copied().collect();
-        let room = if self.client.is_some() { self.client_room } else { 0 };
+        let queued: Vec<u8> = self
+            .session
+            .output(&self.core.chunks)
+            .flatten()
+            .copied()
+            .collect();
+        let at_once: Vec<u8> = direct
+            .iter()
+            .flat_map(|range| &self.scratch[range.clone()])
+            .copied()
+            .collect();
+        let room = if self.client.is_some() {
+            self.client_room
+        } else {
+            0
+        };
         let taken = room.min(queued.len() + at_once.len());
         self.client_room -= taken.min(self.client_room);
         let of_queue = taken.min(queued.len());
         let all = [&queued[..of_queue], &at_once[..taken - of_queue]].concat();
         self.laws.to_client.took(&all);
-        self.session.output_taken(of_queue, self.now, &mut self.core.chunks);
-        self.session.output_refused(&at_once[taken - of_queue..], &mut self.core.chunks);
+        self.session
+            .output_taken(of_queue, self.now, &mut self.core.chunks);
+        self.session
+            .output_refused(&at_once[taken - of_queue..], &mut self.core.chunks);
         if !self.session.has_output() && self.session.awaits_drain() {
             self.call(Event::ClientDrained);
         }
@@ -579,10 +668,18 @@ impl World {
 
     fn write_upstream(&mut self) {
         for _ in 0..4 {
-            let Some(upstream) = self.upstream.as_mut().filter(|up| up.connected) else { return };
+            let Some(upstream) = self.upstream.as_mut().filter(|up| up.connected) else {
+                return;
+            };
             let core = &mut self.core;
             let (session, parcel) = (&self.session, &mut core.parcel);
-            session.compose(&upstream.dialect, self.now, &core.settings, &mut core.rng, parcel);
+            session.compose(
+                &upstream.dialect,
+                self.now,
+                &core.settings,
+                &mut core.rng,
+                parcel,
+            );
             let flat = |slices: &mut dyn Iterator<Item = &[u8]>| -> Vec<u8> {
                 slices.flatten().copied().collect()
             };
@@ -608,7 +705,8 @@ impl World {
             };
             core.chunks.drop_front(&mut upstream.spill, of_spill);
             if of_control > 0 {
-                core.chunks.push(&mut upstream.spill, &control[of_control..]);
+                core.chunks
+                    .push(&mut upstream.spill, &control[of_control..]);
             }
             self.laws.look_at(upstream);
             let (ping, close) = (parcel.ping, parcel.close);
@@ -619,7 +717,9 @@ impl World {
                 if of_journal > 0 {
                     session.on(Event::Sent { count: of_journal }, ctx);
                 }
-                if of_control > 0 && let Some(number) = ping {
+                if of_control > 0
+                    && let Some(number) = ping
+                {
                     session.on(Event::Pinged { number }, ctx);
                 }
                 if of_control > 0 && close {
@@ -635,12 +735,27 @@ impl World {
         let (session, tally) = (&self.session, &self.core.tally);
         self.core.chunks.check_invariants();
         let unconfirmed: u64 = tally.unconfirmed.iter().sum();
-        assert_eq!(tally.messages_up, tally.confirmed + unconfirmed + tally.journaled);
+        assert_eq!(
+            tally.messages_up,
+            tally.confirmed + unconfirmed + tally.journaled
+        );
         assert_eq!(tally.journaled, session.messages_up() - session.confirmed());
         assert_eq!(tally.held, u64::from(session.phase() == Phase::Held));
-        assert_eq!(self.client.is_some(), session.has_client(), "{:?}", session.phase());
-        let joined = matches!(session.phase(), Phase::Open | Phase::Moving | Phase::Finishing);
-        assert!(self.upstream.is_some() || !joined, "{:?} alone", session.phase());
+        assert_eq!(
+            self.client.is_some(),
+            session.has_client(),
+            "{:?}",
+            session.phase()
+        );
+        let joined = matches!(
+            session.phase(),
+            Phase::Open | Phase::Moving | Phase::Finishing
+        );
+        assert!(
+            self.upstream.is_some() || !joined,
+            "{:?} alone",
+            session.phase()
+        );
         assert_eq!(self.over, session.phase() == Phase::Over);
         if self.over {
             assert!(self.upstream.is_none(), "an upstream without a rider");
@@ -648,12 +763,19 @@ impl World {
         if let Some(upstream) = &self.upstream {
             self.laws.look_at(upstream);
         }
-        assert!(session.confirmed() <= self.laws.delivered, "confirmed before it was delivered");
+        assert!(
+            session.confirmed() <= self.laws.delivered,
+            "confirmed before it was delivered"
+        );
         let laws = &self.laws;
         let mut begin = 0;
         for (n, end) in laws.to_client.message_ends.iter().enumerate() {
             let got = &laws.to_client.data[begin..*end];
-            assert_eq!(laws.said.get(n).map(|said| &said[..]), Some(got), "message {n} down");
+            assert_eq!(
+                laws.said.get(n).map(|said| &said[..]),
+                Some(got),
+                "message {n} down"
+            );
             begin = *end;
         }
     }
@@ -668,8 +790,13 @@ impl Laws {
         }
         let begin = self.source.begin_of(upstream.base);
         let wanted = &self.source.data[begin..];
-        assert!(wanted.starts_with(&wire.data), "a server got what the client did not say");
-        self.delivered = self.delivered.max(upstream.base + wire.message_ends.len() as u64);
+        assert!(
+            wanted.starts_with(&wire.data),
+            "a server got what the client did not say"
+        );
+        self.delivered = self
+            .delivered
+            .max(upstream.base + wire.message_ends.len() as u64);
     }
 }
 

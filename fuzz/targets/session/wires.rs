@@ -25,7 +25,9 @@ impl Source {
     pub fn said(&mut self, bytes: &[u8]) {
         self.log.extend_from_slice(bytes);
         if !self.greeted {
-            let Ok(Some(end)) = head::end(&self.log, 0, &HeadLimits::default()) else { return };
+            let Ok(Some(end)) = head::end(&self.log, 0, &HeadLimits::default()) else {
+                return;
+            };
             (self.greeted, self.at) = (true, end);
         }
         while !self.done && self.at < self.log.len() {
@@ -60,7 +62,9 @@ impl Source {
             self.at += head;
         }
         let rest = &self.log[self.at..];
-        let take = rest.len().min(usize::try_from(self.data_left).unwrap_or(usize::MAX));
+        let take = rest
+            .len()
+            .min(usize::try_from(self.data_left).unwrap_or(usize::MAX));
         self.data.extend_from_slice(&rest[..take]);
         self.at += take;
         self.data_left -= take as u64;
@@ -120,18 +124,28 @@ impl Stream {
             self.refused = self.log.starts_with(b"HTTP/1.1 ") && &self.log[9..12] != b"101";
         }
         while !self.refused && self.at < self.log.len() {
-            assert!(!self.closed, "something follows a Close: {:?}", &self.log[self.at..]);
+            assert!(
+                !self.closed,
+                "something follows a Close: {:?}",
+                &self.log[self.at..]
+            );
             let rest = &self.log[self.at..];
             match self.scanner.step(rest, &LIMITS).expect("legal frames") {
                 Step::More => return,
-                Step::Data { len, ends_message, .. } => {
+                Step::Data {
+                    len, ends_message, ..
+                } => {
                     self.data.extend_from_slice(&rest[..len]);
                     self.at += len;
                     if ends_message {
                         self.message_ends.push(self.data.len());
                     }
                 }
-                Step::Control { len, opcode, payload } => {
+                Step::Control {
+                    len,
+                    opcode,
+                    payload,
+                } => {
                     self.at += len;
                     self.closed = opcode == Opcode::Close;
                     if opcode == Opcode::Ping {
@@ -149,7 +163,15 @@ impl Stream {
     }
 }
 
-const BIG: HeadLimits =
-    HeadLimits { bytes_max: 16_000, headers_max: 100, name_max: 100, value_max: 8_000 };
+const BIG: HeadLimits = HeadLimits {
+    bytes_max: 16_000,
+    headers_max: 100,
+    name_max: 100,
+    value_max: 8_000,
+};
 
-const LIMITS: Limits = Limits { message_max: u64::MAX, fragments_max: u32::MAX, utf8: true };
+const LIMITS: Limits = Limits {
+    message_max: u64::MAX,
+    fragments_max: u32::MAX,
+    utf8: true,
+};
