@@ -247,8 +247,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_barrier_without_a_place_does_not_ring_every_millisecond() {
+    /// An open session whose client has sent a message and a part of another: 13 bytes.
+    fn open() -> (Session, Around) {
         let mut around = Around {
             now: Tick(0),
             chunks: Chunks::new(Arc::new(Budget::new(1 << 10)), 64),
@@ -261,7 +261,7 @@ mod tests {
         let mut session = Session::new(1, ([127, 0, 0, 1], 1).into(), Tick(0));
         let head = b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        // A message, and the first byte of three of another, all of which the server gets.
+        // A message, and the first byte of three of another.
         let frames = [0x82, 0x80, 0, 0, 0, 0, 0x82, 0x83, 0, 0, 0, 0, 7];
         around.tell(
             &mut session,
@@ -289,12 +289,13 @@ mod tests {
                 kept: 0,
             },
         );
-        around.tell(
-            &mut session,
-            Event::Sent {
-                count: frames.len(),
-            },
-        );
+        (session, around)
+    }
+
+    #[test]
+    fn a_barrier_without_a_place_does_not_ring_every_millisecond() {
+        let (mut session, mut around) = open();
+        around.tell(&mut session, Event::Sent { count: 13 });
         let mut rings = 0;
         while around.now.is_before(Tick(20_000)) {
             around.now = around
@@ -308,5 +309,17 @@ mod tests {
             rings <= 10,
             "{rings} rings in 20 s of waiting for two bytes"
         );
+    }
+
+    #[test]
+    fn a_ping_that_left_with_the_end_of_a_cut_stream_is_not_awaited() {
+        let (mut session, mut around) = open();
+        around.tell(&mut session, Event::Sent { count: 8 });
+        around.tell(&mut session, Event::ClientLost(Loss::Fin));
+        around.tell(&mut session, Event::Sent { count: 5 });
+        assert_eq!(session.phase(), Phase::Held, "the message goes to another");
+        around.tell(&mut session, Event::Pinged { number: 1 });
+        around.tell(&mut session, Event::Farewelled);
+        assert_eq!(session.phase(), Phase::Held);
     }
 }

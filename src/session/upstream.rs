@@ -188,6 +188,10 @@ impl Session {
     }
 
     pub(super) fn on_pinged(&mut self, number: u64, ctx: &mut Ctx<'_>) {
+        // What left with it may have ended this connection: its Pong will never be heard.
+        if !self.can_send() {
+            return;
+        }
         self.barrier = Some(number);
         self.upstream_pulse.asked(ctx.now);
         // What the Pong will leave over has arrived after this moment.
@@ -200,6 +204,9 @@ impl Session {
     }
 
     pub(super) fn on_farewelled(&mut self, ctx: &mut Ctx<'_>) {
+        if !self.can_send() {
+            return;
+        }
         let by = ctx.now.after(ctx.settings.close);
         self.rare().close_by = Some(by);
         self.want_by(by, ctx);
