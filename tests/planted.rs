@@ -12,18 +12,32 @@ fn each_planted_bug_is_found() {
     set_hook(Box::new(|_| {}));
     // `PLANTED=Name` looks for one alone.
     let only = std::env::var("PLANTED").ok();
-    let all: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| only.as_ref().is_none_or(|name| *name == format!("{bug:?}"))).collect();
+    let all: Vec<Bug> = Bug::ALL
+        .iter()
+        .copied()
+        .filter(|bug| only.as_ref().is_none_or(|name| *name == format!("{bug:?}")))
+        .collect();
     let all = &all;
     // None planted: the same seeds are clean. The bugs are planted per thread, half of them in each.
     let halves = std::thread::scope(|scope| {
-        let run = |from: usize| move || all.iter().skip(from).step_by(2).map(|bug| (*bug, find(Some(*bug)))).collect::<Vec<_>>();
+        let run = |from: usize| {
+            move || {
+                all.iter()
+                    .skip(from)
+                    .step_by(2)
+                    .map(|bug| (*bug, find(Some(*bug))))
+                    .collect::<Vec<_>>()
+            }
+        };
         let (one, two) = (scope.spawn(run(0)), scope.spawn(run(1)));
         [one, two].map(|thread| thread.join().expect("findings are caught"))
     });
     let mut missed = Vec::new();
     for (bug, found) in halves.concat() {
         match found {
-            Some((seed, law)) => println!("{bug:<24} seed {seed:<4} {law}", bug = format!("{bug:?}")),
+            Some((seed, law)) => {
+                println!("{bug:<24} seed {seed:<4} {law}", bug = format!("{bug:?}"))
+            }
             None => missed.push(bug),
         }
     }
@@ -40,7 +54,14 @@ fn find(bug: Option<Bug>) -> Option<(u64, String)> {
         let broken = catch_unwind(|| sim::run(seed, STEPS, true)).err()?;
         let text = broken.downcast_ref::<String>().cloned();
         let law = text.or_else(|| broken.downcast_ref::<&str>().map(|text| text.to_string()));
-        Some((seed, law.unwrap_or_default().lines().next().unwrap_or_default().to_string()))
+        Some((
+            seed,
+            law.unwrap_or_default()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_string(),
+        ))
     });
     plant(None);
     found

@@ -152,10 +152,7 @@ impl Chunks {
             let end = slot.end as usize;
             slot.end += take as u16;
             let block = &mut self.blocks[chain.tail as usize / PER_BLOCK];
-            let room = block
-                .bytes
-                .as_mut()
-                .expect("a chunk in a chain has memory");
+            let room = block.bytes.as_mut().expect("a chunk in a chain has memory");
             let at = chain.tail as usize % PER_BLOCK * CHUNK + end;
             room[at..at + take].copy_from_slice(&bytes[..take]);
             chain.len += take as u32;

@@ -118,7 +118,8 @@ impl Session {
             Leg::Talking | Leg::Closing => {
                 // All is written, but it may end inside a frame: no place for a Pong.
                 // Nor is there one behind our Close.
-                let place = (self.leg == Leg::Talking || planted!(PongBehindClose)) && !self.flags.down_cut;
+                let place =
+                    (self.leg == Leg::Talking || planted!(PongBehindClose)) && !self.flags.down_cut;
                 let rare = self.rare.as_mut().filter(|_| place);
                 if let Some(pong) = rare.and_then(|rare| rare.client_pong.take()) {
                     self.queue_control(&pong, ctx);

@@ -379,7 +379,8 @@ impl Session {
             return;
         }
         // A server hears one Close from us: not another one behind a farewell or a move's.
-        let whole_frame = self.journal.sent_at_frame() && (self.can_send() || planted!(SecondClose));
+        let whole_frame =
+            self.journal.sent_at_frame() && (self.can_send() || planted!(SecondClose));
         self.tell_end(end, ctx);
         let unanswered = matches!(self.phase, Phase::Greeting | Phase::Admitting);
         if !matches!(self.phase, Phase::Greeting) {

@@ -372,8 +372,7 @@ impl Session {
     /// Whether this is the answer to our Close: it has its code (RFC 6455 5.5.1), and no other reason.
     fn is_reply(&self, said: Option<&(u16, Box<str>)>) -> bool {
         let (code, reason) = said.map_or((1005, ""), |(code, reason)| (*code, reason));
-        self
-            .farewell()
+        self.farewell()
             .is_some_and(|(ours, why)| *ours == code && (reason.is_empty() || *reason == **why))
     }
 
@@ -442,7 +441,10 @@ impl Session {
 
     /// Whether the first unconfirmed message has now cost too many servers (CONTRACT 2, poison).
     fn is_poisoned(&mut self, loss: Loss, ctx: &Ctx<'_>) -> bool {
-        if planted!(PoisonForever) || !loss.may_be_poison() || !self.journal.first_was_sent(ctx.chunks) {
+        if planted!(PoisonForever)
+            || !loss.may_be_poison()
+            || !self.journal.first_was_sent(ctx.chunks)
+        {
             return false;
         }
         let first = self.journal.confirmed();

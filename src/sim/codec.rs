@@ -260,7 +260,7 @@ pub fn recognise(payload: &[u8], text: bool) -> Result<(u32, u32), String> {
 
 /// The type that message `n` has.
 pub fn is_text(n: u32) -> bool {
-    n % 3 != 0
+    !n.is_multiple_of(3)
 }
 
 /// Bytes in which a message names itself.

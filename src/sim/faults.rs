@@ -243,7 +243,9 @@ impl World {
         });
         if let Some(upstream) = open {
             let code = [Some(1011), Some(1012), Some(4001)][self.rng.below(3) as usize];
-            self.with_upstream(upstream, |peer, world| peer.say_close(code, "so it is", world));
+            self.with_upstream(upstream, |peer, world| {
+                peer.say_close(code, "so it is", world)
+            });
         }
     }
 
@@ -253,7 +255,8 @@ impl World {
             Far::Server(upstream) => {
                 let peer = &self.upstreams[upstream];
                 let client = self.clients.get(peer.client)?;
-                let leaving = client.close_sent.is_some() || client.stage == super::peer::Phase::Gone;
+                let leaving =
+                    client.close_sent.is_some() || client.stage == super::peer::Phase::Gone;
                 let open = peer.state == Stage::Open && self.conns[*id].proxy_open;
                 (open && leaving).then_some(peer.session)
             }

@@ -319,7 +319,11 @@ impl World {
     /// A client has the Pong to its Ping.
     pub fn on_client_pong(&mut self, me: usize) {
         self.coverage.client_pongs += 1;
-        let seen = self.laws.by_client.get(&me).and_then(|id| self.laws.seen.get(id));
+        let seen = self
+            .laws
+            .by_client
+            .get(&me)
+            .and_then(|id| self.laws.seen.get(id));
         let held = seen.is_some_and(|seen| seen.held_since.is_some());
         self.coverage.pongs_in_hold += u64::from(held);
     }
@@ -552,7 +556,10 @@ impl World {
             upstream.over_since = self.now;
         }
         let late = self.now - upstream.over_since;
-        assert!(late < 600, "law: upstream {last} ended {late} ms ago, unnoticed");
+        assert!(
+            late < 600,
+            "law: upstream {last} ended {late} ms ago, unnoticed"
+        );
         let moved = conn.inward.taken != upstream.taken || conn.inward.queued() > 0;
         if moved || !joined || !conn.proxy_open || !session.wants_upstream() || slow_client {
             (upstream.taken, upstream.quiet_since) = (conn.inward.taken, self.now);
@@ -631,7 +638,10 @@ impl World {
                 let peer = &self.upstreams[*upstream];
                 let heard = self.conns[peer.conn].inward.taken;
                 let upto = |offset: u64| {
-                    peer.sent.iter().filter(|(_, end, _)| *end <= offset).count() as u32
+                    peer.sent
+                        .iter()
+                        .filter(|(_, end, _)| *end <= offset)
+                        .count() as u32
                 };
                 // What follows a breach may have been understood or not.
                 let least = upto(heard.min(peer.bad_at.unwrap_or(u64::MAX)));

@@ -209,7 +209,18 @@ impl Run {
             self.step += 1;
             self.turn();
             let rest = self.shards.iter().flat_map(|shard| shard.sessions());
-            let rest: Vec<_> = rest.map(|one| (one.peer().port(), one.phase(), one.journal_bytes(), one.held_bytes(), one.wants_client(), one.held_output())).collect();
+            let rest: Vec<_> = rest
+                .map(|one| {
+                    (
+                        one.peer().port(),
+                        one.phase(),
+                        one.journal_bytes(),
+                        one.held_bytes(),
+                        one.wants_client(),
+                        one.held_output(),
+                    )
+                })
+                .collect();
             assert!(
                 self.world().now < deadline,
                 "law: all clients have left, but not {rest:?}"
