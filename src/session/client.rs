@@ -49,7 +49,11 @@ impl Session {
 
     /// The kernel took so many bytes of [`output`](Session::output).
     pub fn output_taken(&mut self, count: usize, now: Tick, chunks: &mut Chunks) {
+        let read = self.wants_upstream();
         chunks.drop_front(&mut self.out, count);
+        if !read && self.wants_upstream() {
+            self.upstream_pulse.resumed(now);
+        }
         if count > 0 {
             self.client_pulse.progressed(now);
         }
@@ -420,6 +424,7 @@ impl Session {
         if self.flags.paused && !self.is_full(ctx) {
             self.flags.paused = false;
             self.rare().paused_since = None;
+            self.client_pulse.resumed(ctx.now);
             if planted!(PausedForever) {
                 return;
             }

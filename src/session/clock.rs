@@ -125,7 +125,7 @@ impl Session {
         let (ping, pong) = (ctx.settings.ping, ctx.settings.pong);
         let upgraded = !matches!(self.phase, Phase::Greeting | Phase::Admitting);
         if self.leg == Leg::Talking && upgraded {
-            let reading = !self.flags.paused;
+            let reading = !self.flags.paused && !self.flags.client_squeezed;
             match self.client_pulse.look(ctx.now, ping, pong, reading) {
                 Beat::Wait(_) => {}
                 Beat::Ask => self.ping_client(ctx),
@@ -133,7 +133,7 @@ impl Session {
             }
         }
         if matches!(self.phase, Phase::Open | Phase::Moving) {
-            let reading = self.wants_upstream();
+            let reading = self.wants_upstream() && !self.flags.upstream_squeezed;
             match self.upstream_pulse.look(ctx.now, ping, pong, reading) {
                 Beat::Wait(_) => {}
                 Beat::Ask => ctx.actions.push(Action::FlushUpstream),

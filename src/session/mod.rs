@@ -103,6 +103,9 @@ struct Flags {
     down_cut: bool,
     /// The client is not read: a bound was reached.
     paused: bool,
+    /// A leg is not read because all memory is leased out.
+    client_squeezed: bool,
+    upstream_squeezed: bool,
     /// Moving: the Close is owed, or has left.
     leaving: bool,
     left: bool,
@@ -324,6 +327,16 @@ impl Session {
         self.phase == Phase::Moving
     }
 
+    /// The shard reads this leg, or can't for want of memory: a leg that is not read is not silent.
+    pub fn squeeze_client(&mut self, squeezed: bool) {
+        self.flags.client_squeezed = squeezed;
+    }
+
+    /// As [`squeeze_client`](Session::squeeze_client), for the upstream.
+    pub fn squeeze_upstream(&mut self, squeezed: bool) {
+        self.flags.upstream_squeezed = squeezed;
+    }
+
     /// Whether the client's end was begun, by whomever; then nobody needs to begin it again.
     pub fn is_leaving(&self) -> bool {
         self.leg != Leg::Talking || self.rare.as_ref().is_some_and(|rare| rare.stop.is_some())
@@ -447,6 +460,7 @@ impl Session {
         if self.attempt.take().is_some() && self.phase == Phase::Held {
             ctx.tally.held -= 1;
         }
+        self.flags.upstream_squeezed = false;
         (self.flags.leaving, self.flags.left, self.flags.hasty) = (false, false, false);
         if let Some(rare) = &mut self.rare {
             rare.server_pong = None;

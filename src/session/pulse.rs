@@ -78,6 +78,13 @@ impl Pulse {
         }
     }
 
+    /// The leg is read again: what it said meanwhile must be looked at before it is judged.
+    pub fn resumed(&mut self, now: Tick) {
+        if self.state != State::Quiet {
+            self.since = now;
+        }
+    }
+
     /// Whether a Ping is to be put in at the next frame boundary.
     #[inline]
     pub fn owes(&self) -> bool {

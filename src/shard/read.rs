@@ -109,7 +109,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             let chunks = &mut self.core.chunks;
             // Whatever is read must find room: it is asked for before.
-            if !chunks.room(READ_MAX + RESERVE) {
+            let squeezed = !chunks.room(READ_MAX + RESERVE);
+            client.session.squeeze_client(squeezed);
+            if squeezed {
                 return self.squeeze_client(key);
             }
             let kept = client.session.stashed().min(STASH_ROOM);
@@ -173,7 +175,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 upstream.bits.stalled = true;
                 return;
             }
-            if !self.core.chunks.room(READ_MAX) {
+            let squeezed = !self.core.chunks.room(READ_MAX);
+            client.session.squeeze_upstream(squeezed);
+            if squeezed {
                 return self.squeeze_upstream(key);
             }
             let kept = upstream.stash.len();

@@ -428,7 +428,8 @@ impl World {
             || client.stage == Stage::Asking;
         assert!(
             excused,
-            "law I6: client {me} loses its connection without a Close"
+            "law I6: client {me} loses its connection without a Close; slow until {}, now {}",
+            self.conns[client.conn].slow_until, self.now
         );
     }
 
@@ -558,10 +559,13 @@ impl World {
         let late = self.now - upstream.over_since;
         assert!(
             late < 600,
-            "law: upstream {last} ended {late} ms ago, unnoticed"
+            "law: upstream {last} ended {late} ms ago, unnoticed: held {} out {} of client {}",
+            session.held_bytes(),
+            session.held_output(),
+            session.has_client()
         );
         let moved = conn.inward.taken != upstream.taken || conn.inward.queued() > 0;
-        if moved || !joined || !conn.proxy_open || !session.wants_upstream() || slow_client {
+        if moved || !joined || !conn.proxy_open || !session.wants_upstream() || slow_client || session.unfinished_bytes() > 0 {
             (upstream.taken, upstream.quiet_since) = (conn.inward.taken, self.now);
             return;
         }
