@@ -94,6 +94,8 @@ impl Session {
     pub(super) fn on_client_lost(&mut self, _loss: Loss, ctx: &mut Ctx<'_>) {
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
         ctx.actions.push(Action::HangUpClient);
+        // What the client did not take held up its server: that is to be read again.
+        ctx.actions.push(Action::ReadUpstream);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -212,6 +214,8 @@ impl Session {
         }
         self.leg = Leg::Gone;
         ctx.actions.push(Action::HangUpClient);
+        // What the client did not take held up its server: that is to be read again.
+        ctx.actions.push(Action::ReadUpstream);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }

@@ -252,6 +252,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.connections.give_back(1);
             }
         }
+        // What was queued for it is gone: its server, not read for that, is read again.
+        let upstream = client.upstream;
+        if let Some(slot) = self.upstreams.get_mut(upstream)
+            && slot.bits.stalled
+        {
+            slot.bits.stalled = false;
+            self.again_upstream(upstream);
+        }
     }
 
     fn set_alarm(&mut self, key: Key, due: crate::kit::Tick) {

@@ -565,7 +565,13 @@ impl World {
             session.has_client()
         );
         let moved = conn.inward.taken != upstream.taken || conn.inward.queued() > 0;
-        if moved || !joined || !conn.proxy_open || !session.wants_upstream() || slow_client || session.unfinished_bytes() > 0 {
+        if moved
+            || !joined
+            || !conn.proxy_open
+            || !session.wants_upstream()
+            || slow_client
+            || session.unfinished_bytes() > 0
+        {
             (upstream.taken, upstream.quiet_since) = (conn.inward.taken, self.now);
             return;
         }
