@@ -32,10 +32,16 @@ pub enum Bug {
     EndUncounted,
     /// `X-Wsteady-Next` leaves out one message.
     NextOffByOne,
+    /// A server that was not read for its client's sake is not read when that has gone.
+    StalledForever,
+    /// A leg's deadline runs on while it is not read.
+    PausedIsSilent,
     /// What we write extends the server's deadline.
     WritesAreLife,
     /// A client that was paused is never read again.
     PausedForever,
+    /// The time of one message runs on through all that follow it.
+    BusyIsLate,
     /// What the socket refused is queued before what was queued.
     DownOvertakes,
     /// `session.hold` does not end a hold.
@@ -80,8 +86,11 @@ impl Bug {
         Bug::TimerLeft,
         Bug::EndUncounted,
         Bug::NextOffByOne,
+        Bug::StalledForever,
+        Bug::PausedIsSilent,
         Bug::WritesAreLife,
         Bug::PausedForever,
+        Bug::BusyIsLate,
         Bug::DownOvertakes,
         Bug::HoldForever,
         Bug::QueueLoses,

@@ -94,8 +94,6 @@ impl Session {
     pub(super) fn on_client_lost(&mut self, _loss: Loss, ctx: &mut Ctx<'_>) {
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
         ctx.actions.push(Action::HangUpClient);
-        // What the client did not take held up its server: that is to be read again.
-        ctx.actions.push(Action::ReadUpstream);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -214,8 +212,6 @@ impl Session {
         }
         self.leg = Leg::Gone;
         ctx.actions.push(Action::HangUpClient);
-        // What the client did not take held up its server: that is to be read again.
-        ctx.actions.push(Action::ReadUpstream);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -339,6 +335,7 @@ impl Session {
                     }
                     if ends_message {
                         ctx.tally.sizes_up.record(self.scanner.message_len());
+                        self.forget_message_since();
                     }
                     at += len;
                 }
@@ -391,9 +388,7 @@ impl Session {
     /// A message that is still arriving has until `limits.message_time`.
     fn watch_message(&mut self, ctx: &mut Ctx<'_>) {
         if self.scanner.at_message_boundary() {
-            if let Some(rare) = &mut self.rare {
-                rare.message_since = None;
-            }
+            self.forget_message_since();
         } else if self
             .rare
             .as_ref()
@@ -401,6 +396,16 @@ impl Session {
         {
             self.rare().message_since = Some(ctx.now);
             self.want_by(ctx.now.after(ctx.house.message_time), ctx);
+        }
+    }
+
+    /// A message has ended: what follows in the same read is another one, with a time of its own.
+    fn forget_message_since(&mut self) {
+        if planted!(BusyIsLate) {
+            return;
+        }
+        if let Some(rare) = &mut self.rare {
+            rare.message_since = None;
         }
     }
 

@@ -80,7 +80,7 @@ impl Pulse {
 
     /// The leg is read again: what it said meanwhile must be looked at before it is judged.
     pub fn resumed(&mut self, now: Tick) {
-        if self.state != State::Quiet {
+        if self.state != State::Quiet && !planted!(PausedIsSilent) {
             self.since = now;
         }
     }

@@ -113,7 +113,9 @@ impl Session {
             .filter(|_| self.phase == Phase::Open && all_said && !self.flags.cut);
         // A last barrier before the Close: its Pong tells a reply from a Close of the server's own.
         let last = farewell.is_some() && self.journal.messages() > 0 && self.asks(settings);
-        let ping = self.upstream_pulse.owes() || last || self.barrier_due(now, settings);
+        // A barrier that would confirm nothing waits for its messages to leave; a keepalive does not.
+        let useful = number > self.journal.confirmed() && self.barrier_due(now, settings);
+        let ping = self.upstream_pulse.owes() || last || useful;
         if self.barrier.is_none() && ping {
             parcel.control.extend_from_slice(&dialect.ping(number, rng));
             parcel.ping = Some(number);

@@ -200,6 +200,23 @@ impl World {
             }
             opened |= old.welcome_at.is_some_and(|at| at <= heard);
         }
+        if !written && first < acked {
+            for e in &log.upstreams {
+                let o = &self.upstreams[*e];
+                let c = &self.conns[o.conn];
+                eprintln!(
+                    "DBG {e} taken {} bad {:?} acks {:?} first {} count {} processes {} {} put {}",
+                    c.inward.taken,
+                    o.bad_at,
+                    &o.acks[o.acks.len().saturating_sub(6)..],
+                    o.first,
+                    o.count,
+                    o.processes,
+                    c.write_broken,
+                    c.inward.written
+                );
+            }
+        }
         assert!(
             written || first >= acked,
             "law I4: next {first} repeats {acked}, upstreams {:?}",
@@ -506,9 +523,13 @@ impl World {
 
     /// A client's Ping is answered while it reads, with or without a server.
     fn check_ping(&mut self, session: &crate::session::Session) {
-        let Some(client) = self.clients.get(usize::from(session.peer().port())) else {
+        let now = self.now;
+        let Some(client) = self.clients.get_mut(usize::from(session.peer().port())) else {
             return;
         };
+        if client.pings.is_empty() {
+            client.unanswered_since = now;
+        }
         let Some((number, end, _)) = client.pings.front() else {
             return;
         };

@@ -79,7 +79,7 @@ impl Run {
             house: House {
                 message_max: world.message_max as u64,
                 handshake: 3_000,
-                message_time: 30_000,
+                message_time: 20_000,
                 pings: 0,
                 ..House::default()
             },
