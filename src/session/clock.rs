@@ -90,13 +90,15 @@ impl Session {
             return;
         }
         self.rare().close_by = None;
+        // A client whose closing begins only now, below, has its own time for it.
+        let closing = matches!(self.leg, Leg::Closing | Leg::Closed | Leg::Deaf);
         match self.phase {
             Phase::Moving => self.move_late(ctx),
             // The server does not answer our Close: what it has not confirmed goes to another.
             Phase::Finishing => self.on_upstream_lost(Loss::Silent, ctx),
             _ => {}
         }
-        if matches!(self.leg, Leg::Closing | Leg::Closed | Leg::Deaf) {
+        if closing {
             self.let_client_go(ctx);
         }
     }

@@ -328,12 +328,18 @@ impl Session {
     }
 
     /// The shard reads this leg, or can't for want of memory: a leg that is not read is not silent.
-    pub fn squeeze_client(&mut self, squeezed: bool) {
+    pub fn squeeze_client(&mut self, squeezed: bool, now: Tick) {
+        if self.flags.client_squeezed && !squeezed {
+            self.client_pulse.resumed(now);
+        }
         self.flags.client_squeezed = squeezed;
     }
 
     /// As [`squeeze_client`](Session::squeeze_client), for the upstream.
-    pub fn squeeze_upstream(&mut self, squeezed: bool) {
+    pub fn squeeze_upstream(&mut self, squeezed: bool, now: Tick) {
+        if self.flags.upstream_squeezed && !squeezed {
+            self.upstream_pulse.resumed(now);
+        }
         self.flags.upstream_squeezed = squeezed;
     }
 

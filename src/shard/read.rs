@@ -110,7 +110,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let chunks = &mut self.core.chunks;
             // Whatever is read must find room: it is asked for before.
             let squeezed = !chunks.room(READ_MAX + RESERVE);
-            client.session.squeeze_client(squeezed);
+            client.session.squeeze_client(squeezed, self.core.now);
             if squeezed {
                 return self.squeeze_client(key);
             }
@@ -176,7 +176,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return;
             }
             let squeezed = !self.core.chunks.room(READ_MAX);
-            client.session.squeeze_upstream(squeezed);
+            client.session.squeeze_upstream(squeezed, self.core.now);
             if squeezed {
                 return self.squeeze_upstream(key);
             }
