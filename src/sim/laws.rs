@@ -200,23 +200,6 @@ impl World {
             }
             opened |= old.welcome_at.is_some_and(|at| at <= heard);
         }
-        if !written && first < acked {
-            for e in &log.upstreams {
-                let o = &self.upstreams[*e];
-                let c = &self.conns[o.conn];
-                eprintln!(
-                    "DBG {e} taken {} bad {:?} acks {:?} first {} count {} processes {} {} put {}",
-                    c.inward.taken,
-                    o.bad_at,
-                    &o.acks[o.acks.len().saturating_sub(6)..],
-                    o.first,
-                    o.count,
-                    o.processes,
-                    c.write_broken,
-                    c.inward.written
-                );
-            }
-        }
         assert!(
             // An operator's end drops what its server said last.
             written || log.aborted || first >= acked,
@@ -556,7 +539,14 @@ impl World {
         let (port, phase) = (session.peer().port(), session.phase());
         assert!(
             self.now - since < 1_000,
-            "law I6: Ping {number} of client {port} has no Pong in {phase:?}"
+            "law I6: Ping {number} of client {port} has no Pong in {phase:?} since {since}, {:?}",
+            (
+                client.pings.front(),
+                client.deaf_until,
+                conn.slow_until,
+                self.now,
+                conn.proxy_open
+            )
         );
         self.clients[usize::from(port)].unanswered_since = since;
     }
@@ -597,7 +587,7 @@ impl World {
             (upstream.taken, upstream.quiet_since) = (conn.inward.taken, self.now);
             return;
         }
-        let limit = u64::from(settings.ping + 2 * settings.pong) + 3_500;
+        let limit = u64::from(settings.ping + 2 * settings.pong) + 4_000;
         let quiet = self.now - upstream.quiet_since;
         assert!(
             quiet <= limit,
