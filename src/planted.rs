@@ -42,6 +42,8 @@ pub enum Bug {
     PausedForever,
     /// The time of one message runs on through all that follow it.
     BusyIsLate,
+    /// A client that was paused by a message from its server stays so when that server is lost.
+    DraftPauses,
     /// What the socket refused is queued before what was queued.
     DownOvertakes,
     /// `session.hold` does not end a hold.
@@ -91,6 +93,7 @@ impl Bug {
         Bug::WritesAreLife,
         Bug::PausedForever,
         Bug::BusyIsLate,
+        Bug::DraftPauses,
         Bug::DownOvertakes,
         Bug::HoldForever,
         Bug::QueueLoses,

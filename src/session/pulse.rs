@@ -44,14 +44,10 @@ impl Pulse {
         }
     }
 
-    /// Bytes were read. A peer that talks without answering Pings gets so many more deadlines.
+    /// Bytes were read.
     #[inline]
     pub fn heard(&mut self, now: Tick) {
         self.heard = now;
-        if self.state == State::Asked && self.restarts < RESTARTS_MAX {
-            self.restarts += 1;
-            self.since = now;
-        }
     }
 
     /// A Pong came.
@@ -107,7 +103,10 @@ impl Pulse {
                 if !reading {
                     self.since = now;
                 }
-                let due = self.since.after(pong);
+                let mut due = self.since.after(pong);
+                if due.is_due(now) && self.restarts(now) {
+                    due = self.since.after(pong);
+                }
                 if due.is_due(now) {
                     Beat::Dead
                 } else {
@@ -115,6 +114,18 @@ impl Pulse {
                 }
             }
         }
+    }
+
+    /// A deadline that has come begins again with the last byte read, a few times: a Pong may stand
+    /// behind a long message. Counted per deadline, for a message comes in any number of reads.
+    fn restarts(&mut self, now: Tick) -> bool {
+        let silent = now.since(self.heard) >= now.since(self.since);
+        if silent || self.state != State::Asked || self.restarts == RESTARTS_MAX {
+            return false;
+        }
+        self.restarts += 1;
+        self.since = self.heard;
+        true
     }
 
     /// When to look next.
@@ -155,16 +166,22 @@ mod tests {
     fn bytes_without_a_pong_give_six_more_deadlines() {
         let mut pulse = Pulse::new(Tick(0));
         pulse.asked(Tick(0));
+        let mut due = 10;
         for n in 1..=6 {
-            pulse.heard(Tick(n * 9));
-            assert_ne!(
-                pulse.look(Tick(n * 9 + 9), 30, 10, true),
-                Beat::Dead,
+            // In many reads: the last of a deadline counts.
+            for at in due - 9..due {
+                pulse.heard(Tick(at));
+            }
+            let next = due + 9;
+            assert_eq!(
+                pulse.look(Tick(due), 30, 10, true),
+                Beat::Wait(Tick(next)),
                 "restart {n}"
             );
+            due = next;
         }
-        pulse.heard(Tick(62));
-        assert_eq!(pulse.look(Tick(64), 30, 10, true), Beat::Dead);
+        pulse.heard(Tick(due - 1));
+        assert_eq!(pulse.look(Tick(due), 30, 10, true), Beat::Dead);
     }
 
     #[test]

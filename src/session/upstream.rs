@@ -426,6 +426,10 @@ impl Session {
             self.failures = 0;
         }
         self.forget_upstream(ctx);
+        // What was collected of a message may have been what kept the client from being read.
+        if !planted!(DraftPauses) {
+            self.resume_client(ctx);
+        }
         self.failovers += 1;
         let replayed = self.journal.replay();
         if self.farewell().is_some() {
