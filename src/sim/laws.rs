@@ -613,7 +613,10 @@ impl World {
         }
         for (me, client) in self.clients.iter().enumerate() {
             let conn = &self.conns[client.conn];
-            let busy = conn.inward.flying() + conn.inward.queued() + conn.outward.flying();
+            let busy = conn.inward.flying()
+                + conn.inward.queued()
+                + conn.outward.flying()
+                + conn.outward.queued();
             if conn.peer_open && (busy > 0 || client.stage != Stage::Open) {
                 return Err(format!(
                     "client {me} is {:?}, {busy} bytes under way, {:?}",
