@@ -42,6 +42,8 @@ pub enum Bug {
     PausedForever,
     /// The time of one message runs on through all that follow it.
     BusyIsLate,
+    /// A server that can't be asked because of a client's unfinished frame counts as silent.
+    MuteIsSilent,
     /// A client that was paused by a message from its server stays so when that server is lost.
     DraftPauses,
     /// What the socket refused is queued before what was queued.
@@ -93,6 +95,7 @@ impl Bug {
         Bug::WritesAreLife,
         Bug::PausedForever,
         Bug::BusyIsLate,
+        Bug::MuteIsSilent,
         Bug::DraftPauses,
         Bug::DownOvertakes,
         Bug::HoldForever,

@@ -50,7 +50,8 @@ fn each_planted_bug_is_found() {
 /// The first seed that breaks a law, and which.
 fn find(bug: Option<Bug>) -> Option<(u64, String)> {
     plant(bug);
-    let seeds = std::env::var("PLANTED_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
+    let seeds =
+        std::env::var("PLANTED_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number"));
     let found = (0..seeds).find_map(|seed| {
         let broken = catch_unwind(|| sim::run(seed, STEPS, true)).err()?;
         let text = broken.downcast_ref::<String>().cloned();

@@ -135,7 +135,12 @@ impl Session {
             }
         }
         if matches!(self.phase, Phase::Open | Phase::Moving) {
-            let reading = self.wants_upstream() && !self.flags.upstream_squeezed;
+            // A Ping that waits for the rest of a client's frame says nothing of the server.
+            let mute = self.upstream_pulse.owes()
+                && self.journal.unsent() == 0
+                && !self.journal.sent_at_frame()
+                && !planted!(MuteIsSilent);
+            let reading = self.wants_upstream() && !self.flags.upstream_squeezed && !mute;
             match self.upstream_pulse.look(ctx.now, ping, pong, reading) {
                 Beat::Wait(_) => {}
                 Beat::Ask => ctx.actions.push(Action::FlushUpstream),

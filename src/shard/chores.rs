@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use log::info;
 
-use super::{Answer, Filter, Io, Mail, Owner, READ_MAX, SessionRow, Shard, Snapshot, State};
+use super::{Answer, CLIENT_ROOM, Filter, Io, Mail, Owner, SessionRow, Shard, Snapshot, State};
 use crate::fleet::ServerState;
 use crate::kit::{Key, Tick, Timer};
 use crate::session::{Dialect, End, Event, Mover, Phase};
@@ -300,8 +300,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
         if self.confirmed() != confirmed {
             self.chores.squeezed_since = Some((self.core.now, self.confirmed()));
-        } else if self.core.now.since(since) >= SQUEEZE_MAX && !self.core.chunks.room(2 * READ_MAX)
-        {
+        } else if self.core.now.since(since) >= SQUEEZE_MAX && !self.core.chunks.room(CLIENT_ROOM) {
             self.shed();
             self.chores.squeezed_since = Some((self.core.now, confirmed));
         }

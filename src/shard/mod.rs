@@ -462,6 +462,10 @@ const READ_MAX: usize = 64 << 10;
 /// Room before them for what was kept of earlier reads.
 const STASH_ROOM: usize = 96 << 10;
 
+/// What must be free before a client is read: its messages leave some to what comes from servers,
+/// for that must be read, Pongs above all, which give memory back.
+const CLIENT_ROOM: usize = READ_MAX + (128 << 10);
+
 /// Accepts per listener and turn: those who are served already come first.
 const ACCEPTS_MAX: usize = 64;
 

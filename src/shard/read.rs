@@ -1,6 +1,6 @@
 //! Reading: from a socket into the scratch buffer, from there to whoever understands it.
 
-use super::{BROKEN, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
+use super::{BROKEN, CLIENT_ROOM, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
 use crate::kit::{Key, Spot};
 use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
 
@@ -109,7 +109,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             let chunks = &mut self.core.chunks;
             // Whatever is read must find room: it is asked for before.
-            let squeezed = !chunks.room(READ_MAX + RESERVE);
+            let squeezed = !chunks.room(CLIENT_ROOM);
             client.session.squeeze_client(squeezed, self.core.now);
             if squeezed {
                 return self.squeeze_client(key);
@@ -269,7 +269,3 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
 /// Reads of one socket per wake-up: a busy session must not starve the others (THREATS O08).
 const READS_MAX: usize = 4;
-
-/// Memory that clients' messages leave to what comes from servers: Pongs must be read, for they
-/// give memory back.
-const RESERVE: usize = 128 << 10;

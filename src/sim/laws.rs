@@ -79,6 +79,7 @@ pub struct Coverage {
     pub poison: u64,
     pub poison_ends: u64,
     pub zero_windows: u64,
+    pub stalls: u64,
     pub client_ends: u64,
     pub client_pongs: u64,
     pub pongs_in_hold: u64,
@@ -135,6 +136,7 @@ impl Coverage {
             ("poison", &mut self.poison),
             ("poison ends", &mut self.poison_ends),
             ("zero windows", &mut self.zero_windows),
+            ("stalls in a message", &mut self.stalls),
             ("client ends", &mut self.client_ends),
             ("client pongs", &mut self.client_pongs),
             ("pongs in hold", &mut self.pongs_in_hold),
@@ -416,6 +418,40 @@ impl World {
             .any(|(begin, end, length)| *begin < taken && taken < *end && *length > atomic)
     }
 
+    /// The proxy closes an upstream. One that was made after all healed is left only for a client
+    /// that goes, or one that the bounds of memory or of a hold make go.
+    pub fn on_leave(&mut self, upstream: usize) {
+        let healed = self
+            .healed_at
+            .is_some_and(|at| self.upstreams[upstream].since > at);
+        let peer = &self.upstreams[upstream];
+        if !healed
+            || peer.state != super::peer::Stage::Open
+            || self.laws.draining
+            || self.laws.squeezed
+        {
+            return;
+        }
+        let client = &self.clients[peer.client];
+        let settings = &self.settings[client.pool];
+        let excused = peer.close_sent
+            || peer.close_read
+            || peer.ended
+            || client.faulty
+            || client.close_sent.is_some()
+            || client.stage != Stage::Open
+            || !self.conns[client.conn].proxy_open
+            || settings.overflow_close
+            || settings.confirm == Confirm::Processed
+            // The hold may have ended just then.
+            || self.now - peer.since < 1_000;
+        assert!(
+            excused,
+            "law I9: healthy upstream {upstream} of client {} is left",
+            peer.client
+        );
+    }
+
     /// A client's connection has ended without anybody's Close.
     pub fn on_client_end(&mut self, me: usize, client: &Client) {
         self.note(format_args!("client {me} sees its connection end"));
@@ -617,6 +653,7 @@ impl World {
                 + conn.inward.queued()
                 + conn.outward.flying()
                 + conn.outward.queued();
+            let busy = busy + client.held_back();
             if conn.peer_open && (busy > 0 || client.stage != Stage::Open) {
                 return Err(format!(
                     "client {me} is {:?}, {busy} bytes under way, {:?}",

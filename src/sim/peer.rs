@@ -87,6 +87,8 @@ pub struct Upstream {
     /// A Ping that it has read and not answered.
     asked: Option<u64>,
     pub ended: bool,
+    /// Dialled then.
+    pub since: u64,
 }
 
 /// Where a connection of a server stands.
@@ -101,10 +103,11 @@ pub enum Stage {
 }
 
 impl Upstream {
-    pub fn new(conn: usize, server: usize) -> Upstream {
+    pub fn new(conn: usize, server: usize, since: u64) -> Upstream {
         Upstream {
             conn,
             server,
+            since,
             ..Upstream::default()
         }
     }
@@ -493,6 +496,9 @@ pub struct Client {
     pub deaf_until: u64,
     /// It did something that may cost it its connection without a Close.
     pub tainted: bool,
+    denied: bool,
+    /// Its own network takes nothing, perhaps in the middle of a frame.
+    mute_until: u64,
     pub faulty: bool,
     /// Pings that were not answered: number, where it ends, when.
     pub pings: VecDeque<(u32, u64, u64)>,
@@ -564,6 +570,8 @@ impl Client {
                 let count = world.conns[self.conn].outward.read(&mut buffer);
                 match self.stage {
                     Phase::Asking => self.head.extend_from_slice(&buffer[..count]),
+                    // The body of an answer that was no 101.
+                    Phase::Leaving if self.denied => {}
                     Phase::Open | Phase::Leaving | Phase::Gone => {
                         self.frames.push(&buffer[..count])
                     }
@@ -582,9 +590,11 @@ impl Client {
         if self.stage == Phase::Open && world.talking && self.close_sent.is_none() {
             self.talk(me, world);
         }
-        let (front, _) = self.out.as_slices();
-        let took = world.conns[self.conn].inward.write(front);
-        self.out.drain(..took);
+        if self.mute_until <= world.now {
+            let (front, _) = self.out.as_slices();
+            let took = world.conns[self.conn].inward.write(front);
+            self.out.drain(..took);
+        }
         let conn = &mut world.conns[self.conn];
         let ended = conn.outward.reset || conn.outward.fin_arrived;
         if ended && conn.outward.queued() == 0 && self.deaf_until <= world.now {
@@ -608,7 +618,7 @@ impl Client {
             world.on_denied(&status);
             self.tainted = true;
             self.stage = Phase::Leaving;
-            self.closed = true;
+            (self.closed, self.denied) = (true, true);
             return;
         }
         let accept = derive_accept_key(KEY.as_bytes());
@@ -703,6 +713,12 @@ impl Client {
             self.tainted = true;
             self.deaf_until = world.now + 50 + u64::from(world.rng.below(4_000));
         }
+        // So long that a server would be asked for a sign of life, and not found wanting.
+        if world.wild && self.is_mid_message() && world.rng.chance(1, 300) {
+            world.coverage.stalls += 1;
+            self.tainted = true;
+            self.mute_until = world.now + 2_000 + u64::from(world.rng.below(7_000));
+        }
         if world.wild && world.rng.chance(1, 700) {
             self.leave(me, world);
         }
@@ -758,6 +774,17 @@ impl Client {
                 self.queue(&[0x81, 0x01, b'x']);
             }
         }
+    }
+
+    /// Whether its kernel has taken a part of a message.
+    fn is_mid_message(&self) -> bool {
+        let gone = self.put - self.held_back() as u64;
+        self.ends.iter().rev().take(40).all(|end| *end != gone) && !self.out.is_empty()
+    }
+
+    /// Bytes that it has said and its kernel has not taken.
+    pub fn held_back(&self) -> usize {
+        self.out.len()
     }
 
     pub fn say_close(&mut self, world: &mut World) {

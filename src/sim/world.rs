@@ -175,7 +175,7 @@ impl World {
         self.conns.push(conn);
         let id = self.conns.len() - 1;
         self.live.push(id);
-        self.upstreams.push(Upstream::new(id, server));
+        self.upstreams.push(Upstream::new(id, server, self.now));
         self.note(format_args!("dial server {server} as upstream {upstream}"));
         Dialled::Socket(id)
     }
@@ -366,6 +366,9 @@ impl Io for Sim {
         let world = self.world();
         let far = world.conns[socket].far;
         world.note(format_args!("proxy closes {far:?}"));
+        if let Far::Server(upstream) = far {
+            world.on_leave(upstream);
+        }
         world.conns[socket].close_proxy();
     }
 }
