@@ -443,6 +443,8 @@ impl World {
             || !self.conns[client.conn].proxy_open
             || settings.overflow_close
             || settings.confirm == Confirm::Processed
+            // What it is to answer has not come yet.
+            || self.conns[peer.conn].outward.queued() + self.conns[peer.conn].outward.flying() > 0
             // The hold may have ended just then.
             || self.now - peer.since < 1_000;
         assert!(
