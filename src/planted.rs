@@ -32,20 +32,12 @@ pub enum Bug {
     EndUncounted,
     /// `X-Wsteady-Next` leaves out one message.
     NextOffByOne,
-    /// A server that was not read for its client's sake is not read when that has gone.
-    StalledForever,
     /// A leg's deadline runs on while it is not read.
     PausedIsSilent,
-    /// What we write extends the server's deadline.
-    WritesAreLife,
     /// A client that was paused is never read again.
     PausedForever,
     /// The time of one message runs on through all that follow it.
     BusyIsLate,
-    /// A server that can't be asked because of a client's unfinished frame counts as silent.
-    MuteIsSilent,
-    /// A client that was paused by a message from its server stays so when that server is lost.
-    DraftPauses,
     /// What the socket refused is queued before what was queued.
     DownOvertakes,
     /// `session.hold` does not end a hold.
@@ -90,13 +82,9 @@ impl Bug {
         Bug::TimerLeft,
         Bug::EndUncounted,
         Bug::NextOffByOne,
-        Bug::StalledForever,
         Bug::PausedIsSilent,
-        Bug::WritesAreLife,
         Bug::PausedForever,
         Bug::BusyIsLate,
-        Bug::MuteIsSilent,
-        Bug::DraftPauses,
         Bug::DownOvertakes,
         Bug::HoldForever,
         Bug::QueueLoses,

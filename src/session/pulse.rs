@@ -100,7 +100,7 @@ impl Pulse {
                 Beat::Ask
             }
             State::Owed | State::Asked => {
-                if !reading {
+                if !reading && !planted!(PausedIsSilent) {
                     self.since = now;
                 }
                 let mut due = self.since.after(pong);

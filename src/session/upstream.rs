@@ -177,9 +177,6 @@ impl Session {
     pub(super) fn on_sent(&mut self, count: usize, ctx: &mut Ctx<'_>) {
         self.journal.advance(count, ctx.chunks);
         self.upstream_pulse.progressed(ctx.now);
-        if planted!(WritesAreLife) {
-            self.upstream_pulse.heard(ctx.now);
-        }
         if ctx.settings.confirm == Confirm::Written {
             let count = self.journal.confirm_sent(ctx.chunks);
             self.count_confirmed(count, ctx);
@@ -427,9 +424,7 @@ impl Session {
         }
         self.forget_upstream(ctx);
         // What was collected of a message may have been what kept the client from being read.
-        if !planted!(DraftPauses) {
-            self.resume_client(ctx);
-        }
+        self.resume_client(ctx);
         self.failovers += 1;
         let replayed = self.journal.replay();
         if self.farewell().is_some() {

@@ -256,7 +256,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let upstream = client.upstream;
         if let Some(slot) = self.upstreams.get_mut(upstream)
             && slot.bits.stalled
-            && !planted!(StalledForever)
         {
             slot.bits.stalled = false;
             self.again_upstream(upstream);
