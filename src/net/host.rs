@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::warn;
 use mio::{Poll, Waker};
 
@@ -35,7 +35,8 @@ impl Host {
         for _ in 0..shards {
             let poll = Poll::new()?;
             let waker = Waker::new(poll.registry(), mio::Token(Token::MAIL.0 as usize))?;
-            let (sender, inbox) = bounded(INBOX_MAX);
+            // Bounded by `send`: a bounded channel would take the memory of a full box at once.
+            let (sender, inbox) = unbounded();
             polls.push((poll, inbox));
             boxes.push((sender, waker));
         }
@@ -133,15 +134,14 @@ impl Post {
         let Some((sender, waker)) = self.boxes.get(shard) else {
             return;
         };
-        match sender.try_send(mail) {
-            Ok(()) => {
-                if let Err(error) = waker.wake() {
-                    warn!("waking shard {shard}: {error}");
-                }
-            }
-            Err(TrySendError::Full(_)) => warn!("the mailbox of shard {shard} is full"),
-            // It has stopped.
-            Err(TrySendError::Disconnected(_)) => {}
+        if sender.len() >= INBOX_MAX {
+            return warn!("the mailbox of shard {shard} is full");
+        }
+        // An error: it has stopped.
+        if sender.send(mail).is_ok()
+            && let Err(error) = waker.wake()
+        {
+            warn!("waking shard {shard}: {error}");
         }
     }
 

@@ -274,14 +274,12 @@ impl Session {
                 reason: "a path with dot segments",
             });
         }
-        self.kept = Some(Box::new(Kept {
-            target: request.target.into(),
-            // Made final by `on_routed`: which lines stay is the pool's business.
-            lines: head.into(),
-            protocol: (!asked.protocols.is_empty()).then(|| asked.protocols.as_str().into()),
-            deflate: asked.deflate,
-            key: asked.key.into(),
-        }));
+        // Made final by `on_routed`: which lines stay is the pool's business.
+        let mut kept = Kept::new(request.target, head);
+        kept.protocol = (!asked.protocols.is_empty()).then(|| asked.protocols.as_str().into());
+        kept.deflate = asked.deflate;
+        kept.key = asked.key.as_bytes().try_into().ok().map(Box::new);
+        self.kept = Some(Box::new(kept));
         Ok(Box::new(Asking {
             path: path.to_string(),
             host: without_port(host).to_lowercase(),
@@ -300,10 +298,10 @@ impl Session {
             block: &ctx.settings.block_headers,
             reconnect_header: &ctx.settings.reconnect_header,
         };
-        let lines = Request::parse(&kept.lines, &limits)
+        let lines = Request::parse(kept.lines(), &limits)
             .map(|request| upgrade::kept_lines(&request, &forward))
             .unwrap_or_default();
-        kept.lines = lines.into_boxed_slice();
+        kept.set_lines(&lines);
     }
 
     fn relay_up(&mut self, bytes: &[u8], ctx: &mut Ctx<'_>) {

@@ -34,7 +34,8 @@ use crate::wire::scan::Scanner;
 
 /// A client and its conversation. It has one slot in one loop, whatever happens to its connections.
 pub struct Session {
-    id: u128,
+    /// In bytes: a u128 would align the whole slot to 16.
+    id: [u8; 16],
     phase: Phase,
     leg: Leg,
     /// The server that serves it, or that served it last.
@@ -61,7 +62,7 @@ pub struct Session {
     // The upstream.
     upstream_pulse: Pulse,
     /// The number of the barrier whose Pong is awaited.
-    barrier: Option<u64>,
+    barrier: Awaited,
     /// Since when the first message held has waited to be confirmed.
     unconfirmed_since: Tick,
     bound_at: Tick,
@@ -151,6 +152,18 @@ struct Rare {
     confirmed_at: Option<Tick>,
 }
 
+/// The number of an outstanding barrier, or none, in 8 bytes: no session counts to the last number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Awaited(u64);
+
+impl Awaited {
+    const NONE: Awaited = Awaited(u64::MAX);
+
+    fn is_none(self) -> bool {
+        self == Awaited::NONE
+    }
+}
+
 /// The client's address, in 18 bytes instead of 32: there is one per session.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -178,7 +191,7 @@ impl Session {
     /// A session for a client that has just connected from `peer`.
     pub fn new(id: u128, peer: SocketAddr, now: Tick) -> Session {
         Session {
-            id,
+            id: id.to_ne_bytes(),
             phase: Phase::Greeting,
             leg: Leg::Talking,
             server: None,
@@ -193,7 +206,7 @@ impl Session {
             draft: Chain::new(),
             messages_down: 0,
             upstream_pulse: Pulse::new(now),
-            barrier: None,
+            barrier: Awaited::NONE,
             unconfirmed_since: now,
             bound_at: now,
             alarm: None,
@@ -231,7 +244,7 @@ impl Session {
 
     /// The random 128-bit id, `X-Wsteady-Session`.
     pub fn id(&self) -> u128 {
-        self.id
+        u128::from_ne_bytes(self.id)
     }
 
     /// Where it is in its life.
@@ -301,10 +314,7 @@ impl Session {
 
     /// Heap bytes of the kept head.
     pub fn kept_bytes(&self) -> usize {
-        self.kept.as_ref().map_or(0, |kept| {
-            let protocol = kept.protocol.as_ref().map_or(0, |text| text.len());
-            size_of::<Kept>() + kept.target.len() + kept.lines.len() + protocol + kept.key.len()
-        })
+        self.kept.as_ref().map_or(0, |kept| kept.bytes())
     }
 
     /// The search for a server, while there is one.
@@ -462,7 +472,7 @@ impl Session {
             ctx.chunks.join(&mut self.out, &mut self.draft);
         }
         ctx.chunks.clear(&mut self.draft);
-        self.barrier = None;
+        self.barrier = Awaited::NONE;
         if self.attempt.take().is_some() && self.phase == Phase::Held {
             ctx.tally.held -= 1;
         }

@@ -174,8 +174,10 @@ impl Session {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()))
             .collect();
+        let key = kept.key.take();
+        let key = key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         let response = upgrade::switching(
-            &kept.key,
+            key.unwrap_or_default(),
             accepted.protocol.as_deref(),
             accepted.deflate.as_ref(),
             &pass,
@@ -185,7 +187,6 @@ impl Session {
         // From now on a server is offered exactly what the client has.
         kept.protocol = accepted.protocol.map(String::into_boxed_str);
         kept.deflate = accepted.deflate;
-        kept.key = Box::default();
         self.client_pulse.answered(ctx.now);
         self.failures = 0;
         self.flags.opened = true;

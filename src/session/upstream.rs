@@ -3,7 +3,7 @@
 use super::dialect::{Dialect, Heard, Piece};
 use super::search::Failed;
 use super::vocab::{Action, Confirm, End, Life, Loss, Mover, Verdict};
-use super::{Ctx, Leg, Phase, Session};
+use super::{Awaited, Ctx, Leg, Phase, Session};
 use crate::kit::{Chunks, Prng, Tick};
 use crate::wire::frame::ControlPayload;
 
@@ -143,7 +143,7 @@ impl Session {
     /// Whether a barrier is to go out now: none is outstanding, and what waits is old or large
     /// enough. With a message that goes anyway it goes at half the delay: it costs no write then.
     fn barrier_due(&self, now: Tick, settings: &super::Settings) -> bool {
-        if self.barrier.is_some() || !self.asks(settings) {
+        if !self.barrier.is_none() || !self.asks(settings) {
             return false;
         }
         if self.phase == Phase::Moving {
@@ -191,7 +191,7 @@ impl Session {
         if !self.can_send() {
             return;
         }
-        self.barrier = Some(number);
+        self.barrier = Awaited(number);
         self.upstream_pulse.asked(ctx.now);
         // What the Pong will leave over has arrived after this moment.
         self.unconfirmed_since = ctx.now;
@@ -290,10 +290,10 @@ impl Session {
             return self.on_upstream_lost(Loss::Protocol, ctx);
         }
         // Only the outstanding barrier is known; a Pong that nobody asked for means nothing.
-        if self.barrier != Some(number) && !planted!(UnknownPongConfirms) {
+        if self.barrier != Awaited(number) && !planted!(UnknownPongConfirms) {
             return;
         }
-        self.barrier = None;
+        self.barrier = Awaited::NONE;
         self.upstream_pulse.answered(ctx.now);
         if !self.flags.processed && ctx.settings.confirm != Confirm::Written {
             let count = self.journal.confirm(number, ctx.chunks);

@@ -455,7 +455,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn row(&self, session: &crate::session::Session) -> SessionRow {
-        let target = session.kept().map_or("", |kept| &*kept.target);
+        let target = session.kept().map_or("", |kept| kept.target());
         SessionRow {
             id: session.id(),
             client: session.peer(),

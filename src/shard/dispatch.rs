@@ -346,7 +346,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         match life {
             Life::Opened => {
                 self.core.stats.kept_bytes += session.kept_bytes() as u64;
-                let path = session.kept().map_or("", |kept| &*kept.target);
+                let path = session.kept().map_or("", |kept| kept.target());
                 info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, path; "opened");
             }
             Life::Lost(loss) => {

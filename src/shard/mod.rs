@@ -481,4 +481,4 @@ const _: () = {
 
 /// Bytes of both slots of a session.
 #[cfg(all(not(debug_assertions), target_pointer_width = "64"))]
-const SLOTS_MAX: usize = 480;
+const SLOTS_MAX: usize = 400;

@@ -57,16 +57,50 @@ pub struct Dial<'a> {
 /// What is kept of a client's request, so that the next server can be asked the same.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// The request target.
-    pub target: Box<str>,
-    /// Header lines, ready for the wire.
-    pub lines: Box<[u8]>,
+    /// The request target, then the header lines, in one piece: there is one per session.
+    text: Box<[u8]>,
+    target_len: u32,
     /// The subprotocols offered; once a server has chosen, that one alone.
     pub protocol: Option<Box<str>>,
     /// What was offered of permessage-deflate; once agreed, exactly that.
     pub deflate: Option<Deflate>,
     /// The client's Sec-WebSocket-Key, until its 101 is made.
-    pub key: Box<str>,
+    pub key: Option<Box<[u8; 24]>>,
+}
+
+impl Kept {
+    /// Keeps a target and header lines.
+    pub fn new(target: &str, lines: &[u8]) -> Kept {
+        Kept {
+            text: [target.as_bytes(), lines].concat().into_boxed_slice(),
+            target_len: target.len() as u32,
+            ..Kept::default()
+        }
+    }
+
+    /// The request target.
+    pub fn target(&self) -> &str {
+        // Targets are visible ASCII (wire refuses others).
+        std::str::from_utf8(&self.text[..self.target_len as usize]).unwrap_or_default()
+    }
+
+    /// Header lines, ready for the wire.
+    pub fn lines(&self) -> &[u8] {
+        &self.text[self.target_len as usize..]
+    }
+
+    /// Takes other header lines.
+    pub fn set_lines(&mut self, lines: &[u8]) {
+        let target = &self.text[..self.target_len as usize];
+        self.text = [target, lines].concat().into_boxed_slice();
+    }
+
+    /// Heap bytes, its own included.
+    pub fn bytes(&self) -> usize {
+        let protocol = self.protocol.as_ref().map_or(0, |text| text.len());
+        let key = self.key.as_ref().map_or(0, |key| key.len());
+        size_of::<Kept>() + self.text.len() + protocol + key
+    }
 }
 
 /// What a dialect understood.

@@ -42,11 +42,11 @@ impl Dialect for Ws {
     fn open(dial: Dial<'_>, rng: &mut Prng, first_bytes: &mut Vec<u8>) -> Ws {
         let key = upgrade::key(rng.next_u128().to_be_bytes());
         let deflate = dial.kept.deflate.filter(|_| !dial.plain);
-        let target = if dial.fixed { "" } else { &*dial.kept.target };
+        let target = if dial.fixed { "" } else { dial.kept.target() };
         let request = upgrade::dial_request(
             dial.prefix,
             target,
-            &dial.kept.lines,
+            dial.kept.lines(),
             &key,
             dial.kept.protocol.as_deref(),
             deflate.as_ref(),
