@@ -111,12 +111,12 @@ impl Chunks {
     /// Whether there is memory that a [`trim`](Chunks::trim) may find unneeded.
     #[inline]
     pub fn is_loose(&self) -> bool {
-        self.resident > SPARE
+        self.resident > 0
     }
 
     /// Gives back the memory of empty blocks beyond what was in use at once since the last time.
     pub fn trim(&mut self) {
-        let keep = (self.peak / PER_BLOCK + 1).max(SPARE);
+        let keep = self.peak.div_ceil(PER_BLOCK);
         self.peak = self.used;
         for block in self.blocks.iter_mut().rev() {
             if self.resident <= keep {
@@ -421,11 +421,8 @@ impl Drop for Chunks {
 /// enough that 16 KiB take eight copies.
 pub const CHUNK: usize = 2048;
 
-/// Chunks in a block: 256 KiB, which the allocator maps and unmaps by itself.
-const PER_BLOCK: usize = 128;
-
-/// Blocks that keep their memory when all is quiet.
-const SPARE: usize = 1;
+/// Chunks in a block: 128 KiB, which the allocator maps and unmaps by itself.
+const PER_BLOCK: usize = 64;
 
 const NIL: u32 = u32::MAX;
 

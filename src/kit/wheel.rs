@@ -18,10 +18,12 @@ impl Timer {
 }
 
 struct Node<T> {
-    owner: Option<T>,
+    /// Whose it is, or was.
+    owner: T,
     due: Tick,
     prev: u32,
     next: u32,
+    /// `NIL` while it is free.
     list: u32,
 }
 
@@ -53,8 +55,8 @@ impl<T: Copy> Wheel<T> {
 
     /// Arms a timer for `owner`.
     pub fn arm(&mut self, due: Tick, owner: T) -> Timer {
-        let id = self.take_node();
-        self.nodes[id as usize].owner = Some(owner);
+        let id = self.take_node(owner);
+        self.nodes[id as usize].owner = owner;
         self.nodes[id as usize].due = due;
         self.link(id);
         self.armed += 1;
@@ -64,7 +66,7 @@ impl<T: Copy> Wheel<T> {
     /// Moves an armed timer to another moment.
     pub fn move_to(&mut self, timer: Timer, due: Tick) {
         debug_assert!(
-            self.nodes[timer.0 as usize].owner.is_some(),
+            self.nodes[timer.0 as usize].list != NIL,
             "a timer that is not armed"
         );
         self.unlink(timer.0);
@@ -75,7 +77,7 @@ impl<T: Copy> Wheel<T> {
     /// Disarms a timer; its id is void from here on.
     pub fn disarm(&mut self, timer: Timer) {
         debug_assert!(
-            self.nodes[timer.0 as usize].owner.is_some(),
+            self.nodes[timer.0 as usize].list != NIL,
             "a timer that is not armed"
         );
         self.unlink(timer.0);
@@ -143,7 +145,7 @@ impl<T: Copy> Wheel<T> {
                 self.nodes[id as usize].due.is_due(self.at),
                 "a timer would fire early"
             );
-            due.extend(self.nodes[id as usize].owner);
+            due.push(self.nodes[id as usize].owner);
             self.release(id);
             id = next;
         }
@@ -217,10 +219,10 @@ impl<T: Copy> Wheel<T> {
         std::mem::replace(&mut self.heads[list as usize], NIL)
     }
 
-    fn take_node(&mut self) -> u32 {
+    fn take_node(&mut self, owner: T) -> u32 {
         if self.free == NIL {
             self.nodes.push(Node {
-                owner: None,
+                owner,
                 due: Tick(0),
                 prev: NIL,
                 next: NIL,
@@ -234,7 +236,7 @@ impl<T: Copy> Wheel<T> {
     }
 
     fn release(&mut self, id: u32) {
-        self.nodes[id as usize].owner = None;
+        self.nodes[id as usize].list = NIL;
         self.nodes[id as usize].next = self.free;
         self.free = id;
         self.armed -= 1;

@@ -13,7 +13,7 @@ impl Session {
     }
 
     pub(super) fn on_due(&mut self, ctx: &mut Ctx<'_>) {
-        self.alarm = None;
+        self.flags.alarmed = false;
         self.look_at_greeting(ctx);
         self.look_at_search(ctx);
         self.look_at_closing(ctx);

@@ -67,11 +67,12 @@ pub struct Session {
     unconfirmed_since: Tick,
     bound_at: Tick,
 
-    alarm: Option<Tick>,
+    /// When `Due` comes, if `flags.alarmed`.
+    alarm: Tick,
     flags: Flags,
     /// Failed attempts in a row; decides the next pause.
     failures: u8,
-    failovers: u32,
+    failovers: u16,
     kept: Option<Box<Kept>>,
     attempt: Option<Box<Attempt>>,
     rare: Option<Box<Rare>>,
@@ -112,8 +113,8 @@ struct Flags {
     left: bool,
     /// The client's last frame was cut off after a part of it was sent.
     cut: bool,
-    /// The operator's `failover`: a second of patience, not `timeouts.close`.
-    hasty: bool,
+    /// `Due` will come.
+    alarmed: bool,
     /// The client got its 101.
     opened: bool,
     /// `Ended` was told.
@@ -209,7 +210,7 @@ impl Session {
             barrier: Awaited::NONE,
             unconfirmed_since: now,
             bound_at: now,
-            alarm: None,
+            alarm: now,
             flags: Flags::default(),
             failures: 0,
             failovers: 0,
@@ -274,7 +275,7 @@ impl Session {
 
     /// How often it has lost a server or was moved.
     pub fn failovers(&self) -> u32 {
-        self.failovers
+        u32::from(self.failovers)
     }
 
     /// Complete messages read from the client.
@@ -477,7 +478,7 @@ impl Session {
             ctx.tally.held -= 1;
         }
         self.flags.upstream_squeezed = false;
-        (self.flags.leaving, self.flags.left, self.flags.hasty) = (false, false, false);
+        (self.flags.leaving, self.flags.left) = (false, false);
         if let Some(rare) = &mut self.rare {
             rare.server_pong = None;
         }
@@ -501,8 +502,8 @@ impl Session {
 
     /// Makes sure that `Due` comes no later than this.
     fn want_by(&mut self, moment: Tick, ctx: &mut Ctx<'_>) {
-        if self.alarm.is_none_or(|alarm| moment.is_before(alarm)) {
-            self.alarm = Some(moment);
+        if !self.flags.alarmed || moment.is_before(self.alarm) {
+            (self.alarm, self.flags.alarmed) = (moment, true);
             ctx.actions.push(Action::Alarm(moment));
         }
     }

@@ -425,7 +425,7 @@ impl Session {
         self.forget_upstream(ctx);
         // What was collected of a message may have been what kept the client from being read.
         self.resume_client(ctx);
-        self.failovers += 1;
+        self.failovers = self.failovers.saturating_add(1);
         let replayed = self.journal.replay();
         if self.farewell().is_some() {
             // A frame that was cut off never reached anybody whole.

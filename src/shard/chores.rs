@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use log::info;
 
-use super::{Answer, CLIENT_ROOM, Filter, Io, Mail, Owner, SessionRow, Shard, Snapshot, State};
+use super::{Answer, CLIENT_ROOM, Filter, Io, Mail, SessionRow, Shard, Snapshot, State};
 use crate::fleet::ServerState;
 use crate::kit::{Key, Tick, Timer};
 use crate::session::{Dialect, End, Event, Mover, Phase};
@@ -91,7 +91,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     pub(super) fn want_chores(&mut self, ms: u32) {
         let due = self.core.now.after(ms);
         if self.chores.timer.is_none() {
-            self.chores.timer = self.wheel.arm(due, Owner::Chores);
+            self.chores.timer = self.wheel.arm(due, Key::NONE);
         } else if due.is_before(self.chores.due) {
             self.wheel.move_to(self.chores.timer, due);
         } else {

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use log::{debug, info, warn};
 
 use super::chores::QUEUE_PAUSE;
-use super::{Bits, Dialled, Io, Kind, Mail, Owner, Shard, State, Token, Upstream};
+use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
 use crate::fleet::balance::{NoChoice, Wish};
 use crate::kit::{Chain, Key, Timer};
 use crate::session::{
@@ -267,7 +267,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         if client.timer.is_none() {
-            client.timer = self.wheel.arm(due, Owner::Client(key));
+            client.timer = self.wheel.arm(due, key);
         } else {
             self.wheel.move_to(client.timer, due);
         }

@@ -84,12 +84,9 @@ struct Lists {
     spare: Vec<Key>,
 }
 
-/// Whose timer it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
-    Client(Key),
-    Chores,
-}
+/// Whose timer it is: a client's, or nobody's, which is the chores'. There is one per session, so it
+/// is no enum.
+type Owner = Key;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -286,17 +283,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let mut due = std::mem::take(&mut self.due);
         self.wheel.turn(self.core.now, &mut due);
         for owner in due.drain(..) {
-            match owner {
-                Owner::Client(key) => {
-                    let Some(client) = self.clients.get_mut(key) else {
-                        self.core.stats.stale += 1;
-                        continue;
-                    };
-                    client.timer = Timer::NONE;
-                    self.tell(key, Event::Due);
-                }
-                Owner::Chores => self.do_chores(),
+            if owner.is_none() {
+                self.do_chores();
+                continue;
             }
+            let Some(client) = self.clients.get_mut(owner) else {
+                self.core.stats.stale += 1;
+                continue;
+            };
+            client.timer = Timer::NONE;
+            self.tell(owner, Event::Due);
         }
         self.due = due;
     }

@@ -432,4 +432,4 @@ const SENDS_MAX: usize = 256;
 /// Above it a connection's schedule waits.
 const BACKLOG_MAX: usize = 1 << 20;
 /// How long the closing handshakes are waited for, in nanoseconds.
-const CLOSE: u64 = 5_000_000_000;
+const CLOSE: u64 = 30_000_000_000;
