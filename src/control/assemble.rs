@@ -36,6 +36,7 @@ pub fn assemble(config: &Config) -> Result<Assembly, String> {
             Ok(Route {
                 path: route.path.clone(),
                 host: route.host.clone(),
+                upgrade: route.upgrade,
                 pool,
             })
         })
@@ -69,6 +70,7 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
                 Target::Fixed if server.url.path.is_empty() => "/".to_string(),
                 Target::Fixed | Target::Append => server.url.path.clone(),
             };
+            place.authority = server.url.authority();
             place.breaker = Breaker::new(config.breaker.threshold);
             place.cooldown = ms(config.breaker.cooldown);
             members.push(fleet.servers.len() as u16);
@@ -86,6 +88,8 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
         connect_rate: Arc::new(Rate::new(config.connect_rate)),
         sources: config.source_addresses.clone(),
         fixed: config.target == Target::Fixed,
+        kind: crate::fleet::Kind::WebSocket,
+        connections: crate::fleet::Connections::default(),
     });
     Ok(())
 }
@@ -109,6 +113,9 @@ fn settings_of(pool: &PoolConfig) -> Settings {
     let session = &pool.session;
     let timeouts = &pool.timeouts;
     Settings {
+        kind: crate::session::Kind::WebSocket,
+        response: 60_000,
+        replace: false,
         buffer: session.buffer as usize,
         hold: ms(session.hold),
         admit: ms(session.admit),
@@ -145,6 +152,9 @@ fn house_of(config: &Config) -> House {
         pings: limits.pings,
         origins: config.origins.clone(),
         trusted: config.trusted_proxies.clone(),
+        push_path: "/".to_string(),
+        push_allow: Vec::new(),
+        push_token: None,
     }
 }
 

@@ -13,4 +13,4 @@ pub mod pools;
 
 pub use self::balance::{Balance, NoChoice};
 pub use self::breaker::Breaker;
-pub use self::pools::{Fleet, Pool, Route, Server, ServerState, Shared};
+pub use self::pools::{Connections, Fleet, Kind, Pool, Route, Server, ServerState, Shared};

@@ -34,6 +34,47 @@ pub struct Pool {
     pub sources: Vec<IpAddr>,
     /// The server URL is used as it is.
     pub fixed: bool,
+    /// What its servers are.
+    pub kind: Kind,
+    /// Connections to each of its servers, where they are shared by turns.
+    pub connections: Connections,
+}
+
+/// What the servers of a pool are; decides which requests it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Upgrades are tunnelled.
+    #[default]
+    WebSocket,
+    /// Upgrades become calls; plain requests are pushes.
+    Bridge,
+    /// Plain requests are proxied.
+    Http,
+}
+
+/// How many connections to one server are kept, for the whole process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// So many stay, however idle.
+    pub min: u32,
+    /// Never more.
+    pub max: u32,
+    /// The others are closed after so many ms of rest.
+    pub idle: u32,
+    /// Requests that may wait for one.
+    pub queue: u32,
+}
+
+impl Default for Connections {
+    /// What a bridge has.
+    fn default() -> Connections {
+        Connections {
+            min: 1,
+            max: 1_000,
+            idle: 30_000,
+            queue: u32::MAX,
+        }
+    }
 }
 
 /// One upstream address.
@@ -47,6 +88,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// What stands before the client's target.
     pub prefix: String,
+    /// Host and port, as `Host` has them.
+    pub authority: String,
     /// Number of its pool.
     pub pool: u16,
     /// Its share; 0 takes no new sessions.
@@ -124,6 +167,8 @@ pub struct Route {
     pub path: String,
     /// The host, in lower case, if it matters.
     pub host: Option<String>,
+    /// Upgrades alone, or plain requests alone.
+    pub upgrade: Option<bool>,
     /// The pool's number.
     pub pool: u16,
 }
@@ -191,6 +236,7 @@ impl Server {
             url,
             address,
             prefix: String::new(),
+            authority: address.to_string(),
             pool,
             weight,
             state: ServerState::Enabled,
@@ -261,6 +307,7 @@ pub(super) mod tests {
         let route = |path: &str, host: Option<&str>, pool| Route {
             path: path.to_string(),
             host: host.map(str::to_string),
+            upgrade: None,
             pool,
         };
         let pool = |name: &str| Pool {
@@ -270,6 +317,8 @@ pub(super) mod tests {
             connect_rate: Arc::new(Rate::new(0)),
             sources: Vec::new(),
             fixed: false,
+            kind: Kind::WebSocket,
+            connections: Connections::default(),
         };
         let fleet = Fleet {
             pools: vec![pool("a"), pool("b"), pool("c")],

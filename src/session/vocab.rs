@@ -324,9 +324,27 @@ pub enum Confirm {
     Processed,
 }
 
+/// What the servers of a pool are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// They speak WebSocket: one leg for a session.
+    #[default]
+    WebSocket,
+    /// An HTTP API: one call for a message.
+    Bridge,
+    /// They serve plain HTTP requests.
+    Http,
+}
+
 /// How sessions of one pool behave. Times in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the servers are.
+    pub kind: Kind,
+    /// For the complete answer to a call, once its connection stands.
+    pub response: u32,
+    /// A second client with an id that is connected takes its place, and is not sent away.
+    pub replace: bool,
     /// A new message is begun only below this.
     pub buffer: usize,
     /// How long a session may be without a server.
@@ -369,6 +387,9 @@ impl Default for Settings {
     /// The defaults of the configuration.
     fn default() -> Settings {
         Settings {
+            kind: Kind::WebSocket,
+            response: 60_000,
+            replace: false,
             buffer: 5 << 20,
             hold: 30_000,
             admit: 5_000,
@@ -410,6 +431,12 @@ pub struct House {
     pub origins: Vec<String>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<ipnet::IpNet>,
+    /// What stands before the ClientId in a push; begins and ends with a slash.
+    pub push_path: String,
+    /// Who may push, beside loopback.
+    pub push_allow: Vec<ipnet::IpNet>,
+    /// Asked of every push, if set.
+    pub push_token: Option<String>,
 }
 
 impl House {
@@ -431,6 +458,9 @@ impl Default for House {
             pings: 100,
             origins: Vec::new(),
             trusted: Vec::new(),
+            push_path: "/".to_string(),
+            push_allow: Vec::new(),
+            push_token: None,
         }
     }
 }

@@ -355,10 +355,13 @@ fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
             connect_rate: Arc::new(Rate::new([0, 0, 30][rng.below(3) as usize])),
             sources: Vec::new(),
             fixed: false,
+            kind: Default::default(),
+            connections: Default::default(),
         });
         let path = format!("/p{pool}");
         fleet.routes.push(Route {
             path,
+            upgrade: None,
             host: None,
             pool: pool as u16,
         });

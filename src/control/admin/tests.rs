@@ -39,6 +39,8 @@ fn fleet() -> Fleet {
         connect_rate: Arc::new(Rate::new(0)),
         sources: Vec::new(),
         fixed: false,
+        kind: Default::default(),
+        connections: Default::default(),
     };
     let server = |id: &str, port: u16, pool| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -16,6 +16,8 @@ fn fleet() -> Fleet {
         connect_rate: Arc::new(Rate::new(0)),
         sources: Vec::new(),
         fixed: false,
+        kind: Default::default(),
+        connections: Default::default(),
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     let server = |id: &str, pool| Server::new(id.to_string(), "ws://h".into(), address, pool, 1);
