@@ -15,7 +15,7 @@ use crate::control::switchboard::Switchboard;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Prng};
 use crate::net::{Clock, Host, Net, Post, sys};
-use crate::session::dialect::ws::Ws;
+use crate::session::dialect::Tongue;
 use crate::shard::Plan;
 use crate::shard::{Mail, Shard};
 
@@ -237,10 +237,11 @@ impl Runner {
             memory: self.memory.clone(),
             memory_step: self.memory_step,
             connections: self.connections.clone(),
+            secret: secret_of(&self.seed),
             capacity: CAPACITY,
             rng: Prng::new(seed),
         };
-        let mut shard: Shard<Net, Ws> = Shard::new(plan, net);
+        let mut shard: Shard<Net, Tongue> = Shard::new(plan, net);
         while shard.turn() {}
     }
 }
@@ -261,6 +262,15 @@ fn system(error: std::io::Error) -> StartError {
 
 /// Chunks leased at a time: 1 MiB.
 const STEP_MAX: u64 = 512;
+
+/// What ClientIds are hashed with, for all loops.
+fn secret_of(seed: &[u8; 32]) -> (u64, u64) {
+    let part = |from: usize| {
+        let bytes = seed[from..from + 8].try_into().expect("eight bytes");
+        u64::from_le_bytes(bytes)
+    };
+    (part(16), part(24))
+}
 
 /// Slots reserved per loop: growth copies, and the first ones should not.
 const CAPACITY: usize = 1_024;

@@ -176,17 +176,13 @@ fn alone(offer: Deflate) -> Deflate {
 fn on_response(bytes: &[u8], flags: u8, cuts: &mut Cuts) {
     let first = flags & 1 == 0;
     let plain = flags & 2 != 0;
-    let kept = Kept {
-        target: "/".into(),
-        lines: b"Host: h\r\n"[..].into(),
-        protocol: Some("chat, mqtt".into()).filter(|_| flags & 4 != 0),
-        deflate: Some(Deflate {
-            server_max_window_bits: Some(12),
-            client_max_window_bits: Some(None),
-            ..Deflate::default()
-        }),
-        ..Kept::default()
-    };
+    let mut kept = Kept::new("/", b"Host: h\r\n");
+    kept.protocol = Some("chat, mqtt".into()).filter(|_| flags & 4 != 0);
+    kept.deflate = Some(Deflate {
+        server_max_window_bits: Some(12),
+        client_max_window_bits: Some(None),
+        ..Deflate::default()
+    });
     let pass = ["Set-Cookie".to_string()];
     let open = || {
         let mut request = Vec::new();

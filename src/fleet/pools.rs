@@ -148,6 +148,14 @@ impl Shared {
         self.connections.fetch_add(1, Relaxed);
     }
 
+    /// A connection may be begun, and was counted: fewer than `max` stand.
+    pub fn try_connect(&self, max: u32) -> bool {
+        let more = |now: u32| (now < max).then_some(now + 1);
+        self.connections
+            .fetch_update(Relaxed, Relaxed, more)
+            .is_ok()
+    }
+
     /// A connection is over.
     pub fn disconnected(&self) {
         let before = self.connections.fetch_sub(1, Relaxed);
@@ -175,14 +183,29 @@ pub struct Route {
 
 impl Fleet {
     /// The pool for a request.
-    pub fn route(&self, path: &str, host: &str) -> Option<u16> {
+    pub fn route(&self, path: &str, host: &str, upgrade: bool) -> Option<u16> {
         if self.routes.is_empty() {
-            return (!self.pools.is_empty()).then_some(0);
+            return self.by_kind(upgrade);
         }
         self.routes
             .iter()
-            .find(|route| route.matches(path, host))
+            .find(|route| route.matches(path, host, upgrade))
             .map(|route| route.pool)
+    }
+
+    /// Without routes: upgrades to the pool that takes them, the rest to the one that serves it.
+    fn by_kind(&self, upgrade: bool) -> Option<u16> {
+        let wanted = |pool: &Pool| (pool.kind == Kind::Http) != upgrade;
+        let found = self.pools.iter().position(wanted);
+        found
+            .or((!self.pools.is_empty()).then_some(0))
+            .map(|place| place as u16)
+    }
+
+    /// The pool whose clients can be pushed to.
+    pub fn bridge(&self) -> Option<u16> {
+        let found = self.pools.iter().position(|pool| pool.kind == Kind::Bridge);
+        found.map(|place| place as u16)
     }
 
     /// Chooses a server of a pool.
@@ -284,12 +307,14 @@ impl Server {
 }
 
 impl Route {
-    fn matches(&self, path: &str, host: &str) -> bool {
+    fn matches(&self, path: &str, host: &str, upgrade: bool) -> bool {
         let prefix = self.path.trim_end_matches('/');
         let under = path
             .strip_prefix(prefix)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        under && self.host.as_ref().is_none_or(|wanted| wanted == host)
+        under
+            && self.host.as_ref().is_none_or(|wanted| wanted == host)
+            && self.upgrade.is_none_or(|wanted| wanted == upgrade)
     }
 }
 
@@ -337,8 +362,8 @@ pub(super) mod tests {
             ("/", "other", 2),
         ];
         for (path, host, pool) in rows {
-            assert_eq!(fleet.route(path, host), Some(pool), "{path} {host}");
+            assert_eq!(fleet.route(path, host, true), Some(pool), "{path} {host}");
         }
-        assert_eq!(Fleet::default().route("/", "h"), None);
+        assert_eq!(Fleet::default().route("/", "h", true), None);
     }
 }

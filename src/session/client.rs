@@ -17,6 +17,8 @@ impl Session {
             (Leg::Deaf, _) => true,
             // Frames may come behind the request; a client that leaves must be noticed.
             (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
+            // The next request waits for the answer to this one.
+            (_, Phase::Serving) if self.is_asked() => self.stash.len() < EARLY_MAX,
             _ => !self.flags.paused,
         }
     }
@@ -87,6 +89,7 @@ impl Session {
             (Leg::Gone | Leg::Closed | Leg::Deaf, _) | (_, Phase::Over) => {}
             (_, Phase::Greeting) => self.greet(bytes, kept, ctx),
             (_, Phase::Admitting) => ctx.chunks.push(&mut self.stash, bytes),
+            (_, Phase::Serving) => self.on_visit_bytes(bytes, ctx),
             _ => self.relay_up(bytes, ctx),
         }
     }
@@ -99,7 +102,9 @@ impl Session {
         }
         (self.flags.streaming, self.flags.down_cut) = (false, false);
         match self.phase {
-            Phase::Greeting | Phase::Admitting => {
+            // The API may say ok to a client that is not there any more: that is heard out.
+            Phase::Admitting if self.flags.bridged && self.flags.calling => {}
+            Phase::Greeting | Phase::Admitting | Phase::Serving => {
                 self.tell_end(End::ClientLost, ctx);
                 ctx.actions.push(Action::HangUpUpstream { say: None });
                 self.forget_upstream(ctx);
@@ -107,7 +112,8 @@ impl Session {
             }
             Phase::Parting => self.bury(ctx),
             Phase::Open | Phase::Moving | Phase::Held if leg == Leg::Talking => {
-                self.take_leave(1001, "", ctx);
+                let code = if self.flags.bridged { 1006 } else { 1001 };
+                self.take_leave(code, "", ctx);
             }
             // It has said its Close already: the server still gets the rest.
             Phase::Open | Phase::Moving | Phase::Held | Phase::Finishing => {}
@@ -149,6 +155,8 @@ impl Session {
         }
         ctx.actions.push(Action::Tell(Life::Denied { status }));
         self.flags.ended = true;
+        self.free_id(ctx);
+        ctx.chunks.clear(&mut self.draft);
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
@@ -191,7 +199,7 @@ impl Session {
         }
     }
 
-    fn turn_deaf(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn turn_deaf(&mut self, ctx: &mut Ctx<'_>) {
         self.leg = Leg::Deaf;
         ctx.chunks.clear(&mut self.stash);
         self.client_closes_by(ctx);
@@ -199,7 +207,7 @@ impl Session {
         ctx.actions.push(Action::ReadClient);
     }
 
-    fn client_closes_by(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn client_closes_by(&mut self, ctx: &mut Ctx<'_>) {
         let by = ctx.now.after(ctx.settings.close);
         self.rare().close_by = Some(by);
         self.want_by(by, ctx);
@@ -237,7 +245,7 @@ impl Session {
         }
     }
 
-    fn refuse_head(&mut self, error: &HeadError, ctx: &mut Ctx<'_>) {
+    pub(super) fn refuse_head(&mut self, error: &HeadError, ctx: &mut Ctx<'_>) {
         self.deny_with(error.status, &upgrade::refusal(error), ctx);
     }
 
@@ -248,23 +256,17 @@ impl Session {
         ctx: &Ctx<'_>,
     ) -> Result<Box<Asking>, HeadError> {
         let request = Request::parse(head, limits)?;
-        let Asked::Upgrade(asked) = upgrade::read(&request)? else {
-            if request.headers.has_token("upgrade", "websocket") {
-                return Err(HeadError {
-                    status: 400,
-                    reason: "a WebSocket upgrade must be a GET",
-                });
+        let asked = upgrade::read(&request)?;
+        match &asked {
+            Asked::Upgrade(asked) => {
+                if !upgrade::origin_allowed(asked.origin, &ctx.house.origins) {
+                    return Err(HeadError::new(403, "this origin is not allowed"));
+                }
             }
-            return Err(HeadError {
-                status: 426,
-                reason: "only WebSocket upgrades are served here",
-            });
-        };
-        if !upgrade::origin_allowed(asked.origin, &ctx.house.origins) {
-            return Err(HeadError {
-                status: 403,
-                reason: "this origin is not allowed",
-            });
+            Asked::Plain if request.headers.has_token("upgrade", "websocket") => {
+                return Err(HeadError::new(400, "a WebSocket upgrade must be a GET"));
+            }
+            Asked::Plain => {}
         }
         let host = request.headers.get_str("host").unwrap_or_default();
         let path = request.target.split('?').next().unwrap_or_default();
@@ -276,13 +278,17 @@ impl Session {
         }
         // Made final by `on_routed`: which lines stay is the pool's business.
         let mut kept = Kept::new(request.target, head);
-        kept.protocol = (!asked.protocols.is_empty()).then(|| asked.protocols.as_str().into());
-        kept.deflate = asked.deflate;
-        kept.key = asked.key.as_bytes().try_into().ok().map(Box::new);
+        let upgrade = matches!(asked, Asked::Upgrade(_));
+        if let Asked::Upgrade(asked) = asked {
+            kept.protocol = (!asked.protocols.is_empty()).then(|| asked.protocols.as_str().into());
+            kept.deflate = asked.deflate;
+            kept.key = asked.key.as_bytes().try_into().ok().map(Box::new);
+        }
         self.kept = Some(Box::new(kept));
         Ok(Box::new(Asking {
             path: path.to_string(),
             host: without_port(host).to_lowercase(),
+            upgrade,
         }))
     }
 
@@ -301,7 +307,8 @@ impl Session {
         let lines = Request::parse(kept.lines(), &limits)
             .map(|request| upgrade::kept_lines(&request, &forward))
             .unwrap_or_default();
-        kept.set_lines(&lines);
+        let target = kept.target().to_string();
+        kept.set(&target, &lines);
     }
 
     fn relay_up(&mut self, bytes: &[u8], ctx: &mut Ctx<'_>) {
@@ -361,6 +368,9 @@ impl Session {
         }
         self.count_up(had, ctx);
         self.watch_message(ctx);
+        if self.flags.bridged {
+            return self.call_next(ctx);
+        }
         if self.journal.unsent() > unsent && self.can_send() {
             ctx.actions.push(Action::FlushUpstream);
         }
@@ -555,7 +565,8 @@ impl Session {
         ctx.chunks.clear(&mut self.draft);
         self.flags.streaming = false;
         self.close_client(End::ClientFault(code), Some((code, "")), ctx);
-        self.take_leave_as(End::ClientFault(code), 1001, "", ctx);
+        let said = if self.flags.bridged { code } else { 1001 };
+        self.take_leave_as(End::ClientFault(code), said, "", ctx);
     }
 
     /// A message took longer than `limits.message_time`.
@@ -566,7 +577,8 @@ impl Session {
     /// The client was silent past its deadline: there is nobody to say Close to.
     pub(super) fn on_client_silent(&mut self, ctx: &mut Ctx<'_>) {
         self.let_client_go(ctx);
-        self.take_leave_as(End::ClientSilent, 1001, "", ctx);
+        let code = if self.flags.bridged { 1006 } else { 1001 };
+        self.take_leave_as(End::ClientSilent, code, "", ctx);
     }
 
     fn take_leave(&mut self, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
@@ -589,12 +601,16 @@ impl Session {
         let rare = self.rare();
         (rare.farewell, rare.end) = (Some((code, reason.into())), Some(end));
         rare.message_since = None;
+        if self.flags.bridged {
+            self.announce_leaving(ctx);
+            return self.call_next(ctx);
+        }
         match self.phase {
             Phase::Open | Phase::Moving => self.say_farewell(ctx),
             // Nothing is owed to anybody.
             Phase::Held if self.journal.messages() == 0 => self.part(ctx),
             Phase::Held => {}
-            Phase::Greeting | Phase::Admitting | Phase::Finishing => {}
+            Phase::Greeting | Phase::Serving | Phase::Admitting | Phase::Finishing => {}
             Phase::Parting | Phase::Over => {}
         }
     }
@@ -609,6 +625,7 @@ impl Session {
         self.tell_end(end, ctx);
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
+        self.free_id(ctx);
         self.become_(Phase::Parting);
         if self.leg == Leg::Gone {
             self.bury(ctx);

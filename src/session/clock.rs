@@ -4,10 +4,12 @@ use super::pulse::Beat;
 use super::vocab::{Action, End, Loss};
 use super::{Ctx, Leg, Phase, Session};
 use crate::kit::Tick;
+use crate::wire::compose::simple_response;
 
 impl Session {
     /// The first look at a client that has just connected.
     pub fn begin(&mut self, ctx: &mut Ctx<'_>) {
+        self.bound_at = self.opened;
         let by = self.opened.after(ctx.house.handshake);
         self.want_by(by, ctx);
     }
@@ -15,6 +17,7 @@ impl Session {
     pub(super) fn on_due(&mut self, ctx: &mut Ctx<'_>) {
         self.flags.alarmed = false;
         self.look_at_greeting(ctx);
+        self.look_at_visit(ctx);
         self.look_at_search(ctx);
         self.look_at_closing(ctx);
         self.look_at_message(ctx);
@@ -35,7 +38,8 @@ impl Session {
     }
 
     fn look_at_greeting(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase == Phase::Greeting && self.opened.after(ctx.house.handshake).is_due(ctx.now) {
+        if self.phase == Phase::Greeting && self.bound_at.after(ctx.house.handshake).is_due(ctx.now)
+        {
             if self.stash.is_empty() {
                 self.on_client_lost(Loss::Silent, ctx);
             } else {
@@ -45,13 +49,18 @@ impl Session {
     }
 
     fn look_at_search(&mut self, ctx: &mut Ctx<'_>) {
+        if self
+            .call_ends_at(ctx.settings)
+            .is_some_and(|by| by.is_due(ctx.now))
+        {
+            return self.on_upstream_lost(Loss::TimedOut, ctx);
+        }
         let Some(attempt) = &mut self.attempt else {
             return;
         };
-        let span = if self.phase == Phase::Held {
-            ctx.settings.hold
-        } else {
-            ctx.settings.admit
+        let span = match self.phase {
+            Phase::Held | Phase::Finishing => ctx.settings.hold,
+            _ => ctx.settings.admit,
         };
         if attempt.ends_at(span, ctx.now).is_due(ctx.now) {
             if self.phase == Phase::Held && planted!(HoldForever) {
@@ -59,6 +68,17 @@ impl Session {
             }
             if self.phase == Phase::Held {
                 return self.end(End::Hold, ctx);
+            }
+            if self.phase == Phase::Finishing {
+                return self.give_up_farewell(ctx);
+            }
+            if self.leg != Leg::Talking {
+                return self.leave_unopened(ctx);
+            }
+            if self.flags.bridged && !self.flags.reserved {
+                let wait = [("Retry-After", "1")];
+                let text = "the last session of this ClientId is not over yet\n";
+                return self.deny_with(503, &simple_response(503, text, &wait), ctx);
             }
             let late = attempt.timed_out || attempt.deadline.is_some();
             let (status, reason) = if late {
@@ -95,7 +115,7 @@ impl Session {
         match self.phase {
             Phase::Moving => self.move_late(ctx),
             // The server does not answer our Close: what it has not confirmed goes to another.
-            Phase::Finishing => self.on_upstream_lost(Loss::Silent, ctx),
+            Phase::Finishing if !self.flags.bridged => self.on_upstream_lost(Loss::Silent, ctx),
             _ => {}
         }
         if closing {
@@ -125,7 +145,10 @@ impl Session {
 
     fn look_at_legs(&mut self, ctx: &mut Ctx<'_>) {
         let (ping, pong) = (ctx.settings.ping, ctx.settings.pong);
-        let upgraded = !matches!(self.phase, Phase::Greeting | Phase::Admitting);
+        let upgraded = !matches!(
+            self.phase,
+            Phase::Greeting | Phase::Serving | Phase::Admitting
+        );
         if self.leg == Leg::Talking && upgraded {
             let reading = !self.flags.paused && !self.flags.client_squeezed;
             match self.client_pulse.look(ctx.now, ping, pong, reading) {
@@ -134,7 +157,7 @@ impl Session {
                 Beat::Dead => self.on_client_silent(ctx),
             }
         }
-        if matches!(self.phase, Phase::Open | Phase::Moving) {
+        if matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.bridged {
             // A Ping that waits for the rest of a client's frame says nothing of the server.
             let mute = self.upstream_pulse.owes()
                 && self.journal.unsent() == 0
@@ -165,13 +188,17 @@ impl Session {
         };
         let upgraded = !matches!(
             self.phase,
-            Phase::Greeting | Phase::Admitting | Phase::Parting
+            Phase::Greeting | Phase::Serving | Phase::Admitting | Phase::Parting
         );
         if self.phase == Phase::Greeting {
-            add(Some(self.opened.after(ctx.house.handshake)));
+            add(Some(self.bound_at.after(ctx.house.handshake)));
         }
+        if self.phase == Phase::Serving && !self.is_asked() {
+            add(Some(self.bound_at.after(ctx.house.message_time)));
+        }
+        add(self.call_ends_at(ctx.settings));
         if let Some(attempt) = &self.attempt {
-            let held = self.phase == Phase::Held;
+            let held = matches!(self.phase, Phase::Held | Phase::Finishing);
             let span = if held {
                 ctx.settings.hold
             } else {
@@ -194,7 +221,7 @@ impl Session {
         if self.leg == Leg::Talking && upgraded {
             add(Some(self.client_pulse.next_look(ping, pong)));
         }
-        if matches!(self.phase, Phase::Open | Phase::Moving) {
+        if matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.bridged {
             add(Some(self.upstream_pulse.next_look(ping, pong)));
             let confirms = ctx.settings.confirm != super::Confirm::Written && !self.flags.processed;
             let due = self.unconfirmed_since.after(ctx.settings.barrier_delay);

@@ -1,7 +1,8 @@
 //! The messages from the client that no server has confirmed, and at once the upstream's send queue.
 
 use crate::kit::{Chain, Chunks, Spot};
-use crate::wire::frame::peek_len;
+use crate::wire::frame::{self, Opcode, Sender, peek_len};
+use crate::wire::mask;
 
 /// Frames in the bytes in which a server will get them. `confirmed <= sent <= end`: what is
 /// confirmed has left the chain, `sent` is a cursor in it, a replay sets the cursor to the front.
@@ -25,6 +26,15 @@ pub struct Journal {
     sent_open: bool,
     /// Messages confirmed since the session began.
     confirmed: u64,
+}
+
+/// The first message held, as a call needs to know it.
+pub struct First {
+    pub opcode: Opcode,
+    /// Bytes without headers.
+    pub payload: usize,
+    /// Bytes with them.
+    pub bytes: usize,
 }
 
 impl Journal {
@@ -225,6 +235,51 @@ impl Journal {
             && self
                 .message_at(0, chunks)
                 .is_some_and(|len| len <= self.sent as usize)
+    }
+
+    /// The first message, if one is complete.
+    pub fn first(&self, chunks: &Chunks) -> Option<First> {
+        let bytes = self.message_at(0, chunks)?;
+        let (mut at, mut payload, mut spot, mut opcode) = (0, 0, Spot::FRONT, None);
+        while at < bytes {
+            let mut head = [0; 14];
+            let got = chunks.peek(&self.chain, spot, &mut head);
+            let (header, length, _, kind) = peek_len(&head[..got])?;
+            opcode.get_or_insert(kind);
+            payload += length as usize;
+            at += header + length as usize;
+            spot = chunks.advance(&self.chain, spot, header + length as usize);
+        }
+        let opcode = opcode?;
+        Some(First {
+            opcode,
+            payload,
+            bytes,
+        })
+    }
+
+    /// Appends the payload of the first message to `out`, unmasked and in one piece.
+    pub fn read_first(&self, chunks: &Chunks, out: &mut Vec<u8>) {
+        let Some(whole) = self.message_at(0, chunks) else {
+            return;
+        };
+        let (mut at, mut spot) = (0, Spot::FRONT);
+        while at < whole {
+            let mut head = [0; 14];
+            let got = chunks.peek(&self.chain, spot, &mut head);
+            let Ok(Some(header)) = frame::parse(&head[..got], Sender::Client, false) else {
+                debug_assert!(false, "a journal holds only what was checked");
+                return;
+            };
+            let (skip, length) = (usize::from(header.header_len), header.payload_len as usize);
+            spot = chunks.advance(&self.chain, spot, skip);
+            let begin = out.len();
+            out.resize(begin + length, 0);
+            chunks.peek(&self.chain, spot, &mut out[begin..]);
+            mask::apply(&mut out[begin..], header.mask.unwrap_or_default());
+            spot = chunks.advance(&self.chain, spot, length);
+            at += skip + length;
+        }
     }
 
     /// Gives all chunks back; returns how many complete messages were still unconfirmed.

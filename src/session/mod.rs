@@ -8,6 +8,7 @@
 //! **Invariant:** no number here names a descriptor, and nothing here can block.
 
 pub mod attempt;
+mod bridge;
 mod client;
 mod clock;
 pub mod dialect;
@@ -16,12 +17,14 @@ pub mod phase;
 pub mod pulse;
 mod search;
 mod upstream;
+mod visit;
 pub mod vocab;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 pub use self::attempt::Attempt;
+pub use self::bridge::CallTo;
 pub use self::dialect::{Dial, Dialect, Heard, Kept};
 pub use self::journal::Journal;
 pub use self::phase::Phase;
@@ -119,6 +122,16 @@ struct Flags {
     opened: bool,
     /// `Ended` was told.
     ended: bool,
+    /// Calls serve it.
+    bridged: bool,
+    /// Its ClientId is reserved for it.
+    reserved: bool,
+    /// A call is due, and nobody was dialled for it yet.
+    wanting: bool,
+    /// A call is under way,
+    calling: bool,
+    /// and its connection stands.
+    reached: bool,
 }
 
 /// What most sessions never need.
@@ -151,6 +164,10 @@ struct Rare {
     pings_at: Option<Tick>,
     /// The last moment at which something was confirmed while paused.
     confirmed_at: Option<Tick>,
+    /// Messages given up before the session ended.
+    lost: u32,
+    /// The plain request that the connection is at.
+    visit: Option<Box<visit::Visit>>,
 }
 
 /// The number of an outstanding barrier, or none, in 8 bytes: no session counts to the last number.
@@ -237,6 +254,10 @@ impl Session {
             Event::Pinged { number } => self.on_pinged(number, ctx),
             Event::Farewelled => self.on_farewelled(ctx),
             Event::UpstreamLost(loss) => self.on_upstream_lost(loss, ctx),
+            Event::Reserved => self.on_reserved(ctx),
+            Event::Taken => self.on_taken(ctx),
+            Event::Evicted => self.on_evicted(ctx),
+            Event::Pushed(pushed) => self.on_pushed(pushed, ctx),
             Event::Due => self.on_due(ctx),
             Event::Move(mover) => self.on_move(mover, ctx),
             Event::Stop(end) => self.on_stop(end, ctx),
@@ -362,7 +383,8 @@ impl Session {
     /// What must always hold; run after each turn in tests.
     pub fn check_invariants(&self) {
         self.journal.check_invariants();
-        let searching = matches!(self.phase, Phase::Admitting | Phase::Held);
+        let again = self.flags.bridged && self.phase == Phase::Finishing && self.attempt.is_some();
+        let searching = matches!(self.phase, Phase::Admitting | Phase::Held) || again;
         assert_eq!(
             self.attempt.is_some(),
             searching,
@@ -408,11 +430,19 @@ impl Session {
         if matches!(self.phase, Phase::Parting | Phase::Over) {
             return;
         }
+        let patient = self.farewell().is_none() || end == End::Hold;
+        if self.flags.bridged && patient && matches!(self.phase, Phase::Open | Phase::Held) {
+            return self.end_bridge(end, close, ctx);
+        }
+        self.free_id(ctx);
         // A server hears one Close from us: not another one behind a farewell or a move's.
         let whole_frame =
             self.journal.sent_at_frame() && (self.can_send() || planted!(SecondClose));
         self.tell_end(end, ctx);
-        let unanswered = matches!(self.phase, Phase::Greeting | Phase::Admitting);
+        let unanswered = matches!(
+            self.phase,
+            Phase::Greeting | Phase::Admitting | Phase::Serving
+        );
         if !matches!(self.phase, Phase::Greeting) {
             let code = match (end, close) {
                 (End::ServerClosed, Some((code, _))) => code,
@@ -457,11 +487,13 @@ impl Session {
     fn tell_end(&mut self, end: End, ctx: &mut Ctx<'_>) {
         let unconfirmed = self.journal.clear(ctx.chunks);
         ctx.tally.journaled -= u64::from(unconfirmed);
+        let lost = self.rare.as_ref().map_or(0, |rare| rare.lost);
         if !(planted!(EndUncounted) && end == End::ServerClosed) {
             ctx.tally.unconfirmed[end.index()] += u64::from(unconfirmed);
         }
         if !self.flags.ended {
             self.flags.ended = true;
+            let unconfirmed = unconfirmed + lost;
             ctx.actions
                 .push(Action::Tell(Life::Ended { end, unconfirmed }));
         }
@@ -478,6 +510,7 @@ impl Session {
             ctx.tally.held -= 1;
         }
         self.flags.upstream_squeezed = false;
+        (self.flags.wanting, self.flags.calling) = (false, false);
         (self.flags.leaving, self.flags.left) = (false, false);
         if let Some(rare) = &mut self.rare {
             rare.server_pong = None;
@@ -491,6 +524,7 @@ impl Session {
             return;
         }
         self.forget_upstream(ctx);
+        self.free_id(ctx);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }

@@ -1,6 +1,8 @@
 //! Where a session is in its life, and which steps it may take.
 
 /// ```text
+/// Serving (a plain request on a bridge) begins and ends at Greeting, or in Parting.
+///
 ///            Asked            101 from a server
 /// Greeting ───────► Admitting ────────► Open ◄──────────┐
 ///    │                  │                │ │            │ 101 from the next
@@ -19,6 +21,8 @@
 pub enum Phase {
     /// The client's request head is being read.
     Greeting,
+    /// A plain request for a bridge's client is read and answered.
+    Serving,
     /// The client waits for its 101 while servers are tried.
     Admitting,
     /// Client and server are joined.
@@ -47,6 +51,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Greeting => "greeting",
+            Phase::Serving => "serving",
             Phase::Admitting => "admitting",
             Phase::Open => "open",
             Phase::Moving => "moving",
@@ -62,7 +67,16 @@ impl Phase {
 const LEGAL: &[(Phase, &[Phase])] = &[
     (
         Phase::Greeting,
-        &[Phase::Admitting, Phase::Parting, Phase::Over],
+        &[
+            Phase::Serving,
+            Phase::Admitting,
+            Phase::Parting,
+            Phase::Over,
+        ],
+    ),
+    (
+        Phase::Serving,
+        &[Phase::Greeting, Phase::Parting, Phase::Over],
     ),
     (
         Phase::Admitting,
@@ -101,8 +115,9 @@ const LEGAL: &[(Phase, &[Phase])] = &[
 mod tests {
     use super::*;
 
-    const ALL: [Phase; 8] = [
+    const ALL: [Phase; 9] = [
         Phase::Greeting,
+        Phase::Serving,
         Phase::Admitting,
         Phase::Open,
         Phase::Moving,

@@ -81,6 +81,11 @@ impl Pulse {
         }
     }
 
+    /// When something was heard last.
+    pub fn last_heard(&self) -> Tick {
+        self.heard
+    }
+
     /// Whether a Ping is to be put in at the next frame boundary.
     #[inline]
     pub fn owes(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use super::attempt::{Attempt, back_off};
 use super::dialect::{Accepted, Answer};
-use super::vocab::{Action, End, Life, Loss, Nobody, Verdict};
+use super::vocab::{Action, End, Kind, Life, Loss, Nobody, Verdict};
 use super::{Ctx, Leg, Phase, Session};
 use crate::wire::frame::Sender;
 use crate::wire::scan::Scanner;
@@ -19,15 +19,35 @@ impl Session {
         if self.phase != Phase::Greeting || self.pool.is_none() {
             return;
         }
-        self.keep_lines(ctx);
+        let upgrade = self.kept.as_ref().is_some_and(|kept| kept.key.is_some());
+        match (ctx.settings.kind, upgrade) {
+            (Kind::WebSocket, true) => {
+                self.keep_lines(ctx);
+                self.begin_admitting(ctx);
+                ctx.actions.push(Action::Dial);
+            }
+            (Kind::WebSocket, false) => {
+                self.deny(426, "only WebSocket upgrades are served here", ctx);
+            }
+            (Kind::Bridge, true) => self.begin_bridge(ctx),
+            (Kind::Bridge, false) => self.begin_visit(ctx),
+            (Kind::Http, _) => self.deny(501, "plain requests are not served yet", ctx),
+        }
+    }
+
+    /// The client waits for its 101.
+    pub(super) fn begin_admitting(&mut self, ctx: &mut Ctx<'_>) {
         self.become_(Phase::Admitting);
         self.attempt = Some(Box::new(Attempt::new(ctx.now)));
         self.want_by(ctx.now.after(ctx.settings.admit), ctx);
-        ctx.actions.push(Action::Dial);
     }
 
     pub(super) fn on_dialling(&mut self, server: u16, ctx: &mut Ctx<'_>) {
         let deadline = ctx.now.after(ctx.settings.connect);
+        if self.flags.bridged {
+            self.server = Some(server);
+            self.on_call_begun(ctx);
+        }
         let Some(attempt) = &mut self.attempt else {
             return;
         };
@@ -42,7 +62,15 @@ impl Session {
     }
 
     pub(super) fn on_connected(&mut self, ctx: &mut Ctx<'_>) {
-        let deadline = ctx.now.after(ctx.settings.handshake);
+        if self.flags.bridged {
+            self.on_call_connected(ctx);
+        }
+        let span = match self.phase {
+            Phase::Admitting => ctx.settings.handshake,
+            _ if self.flags.bridged => ctx.settings.response,
+            _ => ctx.settings.handshake,
+        };
+        let deadline = ctx.now.after(span);
         let Some(attempt) = &mut self.attempt else {
             return;
         };
@@ -58,6 +86,9 @@ impl Session {
     }
 
     pub(super) fn on_no_server(&mut self, nobody: Nobody, ctx: &mut Ctx<'_>) {
+        if self.flags.bridged && self.attempt.is_none() {
+            return self.on_no_call(ctx);
+        }
         let Some(attempt) = &mut self.attempt else {
             return;
         };
@@ -165,7 +196,7 @@ impl Session {
     }
 
     /// The client gets its 101; what it has sent behind its request is read.
-    fn open(&mut self, accepted: Accepted, ctx: &mut Ctx<'_>) {
+    pub(super) fn open(&mut self, accepted: Accepted, ctx: &mut Ctx<'_>) {
         debug_assert_eq!(self.leg, Leg::Talking);
         self.become_(Phase::Open);
         let Some(kept) = &mut self.kept else { return };
@@ -174,10 +205,8 @@ impl Session {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()))
             .collect();
-        let key = kept.key.take();
-        let key = key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
         let response = upgrade::switching(
-            key.unwrap_or_default(),
+            &kept.take_key(),
             accepted.protocol.as_deref(),
             accepted.deflate.as_ref(),
             &pass,

@@ -40,7 +40,7 @@ impl Session {
 
     /// Whether the journal may be sent now.
     pub(super) fn can_send(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.left
+        matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.left && !self.flags.bridged
     }
 
     /// What is to be sent of the journal.
@@ -162,7 +162,7 @@ impl Session {
 
     /// Whether barriers are what confirms.
     fn asks(&self, settings: &super::Settings) -> bool {
-        !self.flags.processed && settings.confirm != Confirm::Written
+        !self.flags.processed && !self.flags.bridged && settings.confirm != Confirm::Written
     }
 
     pub(super) fn want_barrier(&mut self, ctx: &mut Ctx<'_>) {
@@ -225,6 +225,7 @@ impl Session {
             Heard::Failed => self.on_attempt_failed(Failed::Answered, ctx),
             Heard::Unsuitable => self.dial_again_plain(ctx),
             Heard::Differs => self.on_attempt_failed(Failed::Refused, ctx),
+            Heard::Reply(reply) => self.on_reply(*reply, ctx),
             Heard::Piece(piece) => self.on_piece(piece, bytes, at, ctx),
             Heard::Ping(payload) => {
                 self.rare().server_pong = Some(payload);
@@ -324,7 +325,7 @@ impl Session {
         self.leave_when_clean(ctx);
     }
 
-    fn count_confirmed(&mut self, count: u32, ctx: &mut Ctx<'_>) {
+    pub(super) fn count_confirmed(&mut self, count: u32, ctx: &mut Ctx<'_>) {
         if count == 0 {
             return;
         }
@@ -376,6 +377,9 @@ impl Session {
     }
 
     pub(super) fn on_upstream_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
+        if self.flags.bridged {
+            return self.on_call_lost(loss, ctx);
+        }
         if self.attempt.is_some() {
             return self.on_attempt_failed(Failed::Lost(loss), ctx);
         }
@@ -485,7 +489,8 @@ impl Session {
     }
 
     pub(super) fn on_move(&mut self, mover: Mover, ctx: &mut Ctx<'_>) {
-        if self.phase != Phase::Open || self.farewell().is_some() {
+        // Calls go elsewhere one by one.
+        if self.phase != Phase::Open || self.farewell().is_some() || self.flags.bridged {
             return;
         }
         self.become_(Phase::Moving);

@@ -47,6 +47,16 @@ pub enum Event<'a> {
     /// The connection to the server is gone, or could not be had.
     UpstreamLost(Loss),
 
+    // Clients of a bridge, and what the API pushes to them.
+    /// The ClientId is this session's.
+    Reserved,
+    /// Somebody else has it.
+    Taken,
+    /// Somebody else gets it.
+    Evicted,
+    /// What became of the push that this connection has brought.
+    Pushed(Pushed),
+
     // Time and the operator.
     /// The alarm that the session asked for.
     Due,
@@ -69,8 +79,6 @@ pub enum Action {
     FlushUpstream,
     /// The client may be read again.
     ReadClient,
-    /// The upstream may be read again.
-    ReadUpstream,
     /// Let go of the upstream.
     HangUpUpstream {
         /// The code of a Close that is tried once, where the frame boundary allows it.
@@ -82,6 +90,16 @@ pub enum Action {
     HangUpClient,
     /// Come back with `Due` at this moment, or earlier.
     Alarm(Tick),
+    /// Reserve the ClientId; answer with `Reserved` or `Taken`.
+    Reserve,
+    /// The ClientId is about to become free: who wants it waits.
+    Leaving,
+    /// The ClientId is free.
+    Free,
+    /// The call is over; its connection may be kept for others.
+    Release { keep: bool },
+    /// Find the client of this id and push to it; answer with `Pushed`.
+    Ask(Box<str>, Box<Push>),
     /// What the present server deserves: its breaker wants to know.
     Report(Verdict),
     /// For the log and the counters.
@@ -97,6 +115,48 @@ pub struct Asking {
     pub path: String,
     /// `Host`, without its port, in lower case.
     pub host: String,
+    /// It wants a WebSocket.
+    pub upgrade: bool,
+}
+
+/// Something from the API for one client.
+#[derive(Clone, Debug)]
+pub struct Push {
+    pub verb: PushVerb,
+    /// The message, or the reason of the Close.
+    pub body: Vec<u8>,
+}
+
+/// What the API wants of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushVerb {
+    Message {
+        binary: bool,
+    },
+    Close {
+        code: u16,
+    },
+    /// Whether it is there, and since when.
+    Look,
+}
+
+/// What became of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is in the client's queue.
+    Done,
+    /// Nobody of that name is connected.
+    Unknown,
+    /// The client's queue is full.
+    Slow,
+    Seen {
+        session: u128,
+        address: std::net::SocketAddr,
+        connected_ms: u32,
+        silent_ms: u32,
+        messages_up: u64,
+        messages_down: u64,
+    },
 }
 
 /// How a connection ended.
@@ -207,6 +267,10 @@ pub enum End {
     Unprocessed,
     /// The bound of all memory was reached and this session was the largest.
     Memory,
+    /// The API has closed this client.
+    Dismissed,
+    /// Another client has come with this ClientId.
+    Replaced,
     /// wsteady stops.
     Shutdown,
     /// An operator ended it.
@@ -234,6 +298,8 @@ impl End {
             End::Overflow => "overflow",
             End::Unprocessed => "unprocessed",
             End::Memory => "memory",
+            End::Dismissed => "dismissed",
+            End::Replaced => "replaced",
             End::Shutdown => "shutdown",
             End::Aborted => "aborted",
             End::Denied => "denied",
@@ -242,7 +308,7 @@ impl End {
     }
 
     /// All reasons, so that each is in the metrics from the start.
-    pub const ALL: [End; 17] = [
+    pub const ALL: [End; 19] = [
         End::ClientClosed,
         End::ClientLost,
         End::ClientFault(1002),
@@ -256,6 +322,8 @@ impl End {
         End::Overflow,
         End::Unprocessed,
         End::Memory,
+        End::Dismissed,
+        End::Replaced,
         End::Shutdown,
         End::Aborted,
         End::Denied,
@@ -278,7 +346,8 @@ impl End {
     /// The Close that tells the client (RFC 6455 7.4.1), where there is one to send.
     pub(crate) fn close(self) -> (u16, &'static str) {
         match self {
-            End::ClientClosed | End::ServerClosed | End::Aborted => (1000, ""),
+            End::ClientClosed | End::ServerClosed | End::Aborted | End::Dismissed => (1000, ""),
+            End::Replaced => (4409, "replaced"),
             End::ClientLost | End::ClientSilent | End::Denied => (1001, ""),
             End::ClientFault(code) => (code, ""),
             End::ServerCut => (1011, "server lost inside a message"),
@@ -485,8 +554,37 @@ pub struct Tally {
     /// Sizes of messages from clients and to them, in bytes of payload.
     pub sizes_up: Sizes,
     pub sizes_down: Sizes,
+    /// Calls begun, and how they ended; and how long they took.
+    pub requests_started: u64,
+    pub requests_failed: u64,
+    pub requests_succeeded: u64,
+    pub request_times: Times,
     /// Lost upstreams, by reason.
     pub failovers: std::collections::BTreeMap<&'static str, u64>,
+}
+
+/// A histogram of times: bucket n counts those of at most 2^n ms, the last one all others.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    /// 1 ms to 65 s, and beyond.
+    pub buckets: [u64; 18],
+    /// Sum of all, in ms.
+    pub sum: u64,
+}
+
+impl Times {
+    /// Counts one, in ms.
+    #[inline]
+    pub fn record(&mut self, ms: u64) {
+        let bits = 64 - ms.saturating_sub(1).leading_zeros() as usize;
+        self.buckets[bits.min(17)] += 1;
+        self.sum += ms;
+    }
+
+    /// The upper bounds of all buckets but the last, in ms.
+    pub fn bounds() -> impl Iterator<Item = u64> {
+        (0..17).map(|bits| 1 << bits)
+    }
 }
 
 /// A histogram of sizes: bucket n counts messages of at most 2^(n+4) bytes, the last one all others.

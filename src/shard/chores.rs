@@ -108,6 +108,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.core.chunks.trim();
         }
         self.serve_queue();
+        self.tidy_shelf();
+        self.serve_waiting();
         self.relieve();
         self.sweep();
         self.go_on_draining();
@@ -120,6 +122,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.read_mail(mail);
         }
         self.mails = mails;
+        while !self.notes.is_empty() {
+            for mail in std::mem::take(&mut self.notes) {
+                self.read_mail(mail);
+            }
+        }
+        if self.shelf.is_wanted() {
+            self.serve_waiting();
+        }
     }
 
     fn read_mail(&mut self, mail: Mail) {
@@ -130,6 +140,22 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     place.set_tripped(since);
                 }
             }
+            Mail::Reserve { id, seat, replace } => {
+                let answer = self.directory.reserve(id, seat, replace);
+                self.post_answer(answer);
+            }
+            Mail::Leaving { id, seat } => self.directory.leaving(id, seat),
+            Mail::Free { id, seat } => {
+                let answer = self.directory.free(id, seat);
+                self.post_answer(answer);
+            }
+            Mail::Reserved { id, key } => self.reserved(id, key),
+            Mail::Taken { key } => self.tell(key, Event::Taken),
+            Mail::Evict { key } => self.tell(key, Event::Evicted),
+            Mail::Push { id, push, from } => self.pass_push(id, push, from),
+            Mail::Deliver { key, push, from } => self.deliver(key, &push, from),
+            Mail::Pushed { key, pushed } => self.tell(key, Event::Pushed(pushed)),
+            Mail::Permit { server } => self.give_permit(server),
             Mail::State { server, state } => self.set_state(server, state),
             Mail::Weight { server, weight } => {
                 if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
@@ -160,7 +186,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.io.answer(ticket, Answer::Sessions { rows, next });
             }
             Mail::Drain { ms } => self.begin_drain(ms),
-            Mail::Stop => self.state = State::Stopped,
+            Mail::Stop => {
+                self.clear_shelf();
+                self.state = State::Stopped;
+            }
+        }
+    }
+
+    fn post_answer(&mut self, answer: Option<(u16, Mail)>) {
+        if let Some((shard, mail)) = answer {
+            self.post(usize::from(shard), mail);
         }
     }
 

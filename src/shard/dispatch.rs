@@ -28,7 +28,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     fn act(&mut self, key: Key, action: Action) {
         match action {
             Action::Route(asking) => self.route(key, &asking),
-            Action::Dial => self.dial(key),
+            Action::Dial => {
+                let bridged = |client: &super::Client<_>| client.session.is_bridged();
+                if self.clients.get(key).is_some_and(bridged) {
+                    self.begin_call(key);
+                } else {
+                    self.dial(key);
+                }
+            }
+            Action::Release { keep } => self.release(key, keep),
+            Action::Reserve => self.reserve(key),
+            Action::Leaving => self.leaving(key),
+            Action::Free => self.free_id(key),
+            Action::Ask(id, push) => self.ask(key, &id, push),
             Action::FlushClient => self.mark_client(key),
             Action::FlushUpstream => {
                 if let Some(client) = self.clients.get(key) {
@@ -41,12 +53,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
                 self.again_client(key);
             }
-            Action::ReadUpstream => {
-                if let Some(client) = self.clients.get(key) {
-                    let upstream = client.upstream;
-                    self.again_upstream(upstream);
-                }
-            }
             Action::HangUpUpstream { say } => self.hang_up_upstream(key, say),
             Action::ShutClient => self.shut_client(key),
             Action::HangUpClient => self.hang_up_client(key),
@@ -58,7 +64,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     /// Lets the session act without doing what it wants: for use inside `perform`.
-    fn call(&mut self, key: Key, event: Event<'_>) {
+    pub(super) fn call(&mut self, key: Key, event: Event<'_>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -74,7 +80,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 reason: "no new clients are taken now",
             }
         } else {
-            match self.fleet.route(&asking.path, &asking.host) {
+            let bridge = self.fleet.bridge().filter(|_| {
+                let push = &self.core.house.push_path;
+                // A path of its own, or all plain requests that no route leads elsewhere.
+                !asking.upgrade && push != "/" && asking.path.starts_with(push.as_str())
+            });
+            let pool =
+                bridge.or_else(|| self.fleet.route(&asking.path, &asking.host, asking.upgrade));
+            match pool {
                 Some(pool) => {
                     if let Some(client) = self.clients.get_mut(key) {
                         client.session.join(pool);
@@ -222,6 +235,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if upstream.bits.joined {
             self.core.stats.servers[server].sessions -= 1;
         }
+        self.shelf.free();
         if planted!(OldUpstreamKept) {
             return;
         }
@@ -282,8 +296,17 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(server) = client.session.server() else {
             return;
         };
+        let bridged = client.session.is_bridged();
+        if bridged {
+            let failed = verdict != Verdict::Success;
+            let tripped = self.fleet.servers[usize::from(server)].tripped.is_some();
+            if !self.shelf.is_news(server, failed) && !tripped {
+                return;
+            }
+        }
         let stats = &mut self.core.stats.servers[usize::from(server)];
         match verdict {
+            Verdict::Success if bridged => {}
             Verdict::Success => {
                 if let Some(upstream) = self.upstreams.get_mut(client.upstream) {
                     upstream.bits.joined = true;

@@ -142,6 +142,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return;
             };
             let rider = upstream.rider;
+            if rider.is_none() {
+                return;
+            }
             let Some(client) = self.clients.get_mut(rider) else {
                 return self.fault(rider);
             };

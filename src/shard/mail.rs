@@ -1,9 +1,10 @@
 //! What shards tell each other, and what the operator asks of them.
 
+use super::directory::Seat;
 use super::stats::{SessionRow, Snapshot};
 use crate::fleet::ServerState;
-use crate::kit::Tick;
-use crate::session::Verdict;
+use crate::kit::{Key, Tick};
+use crate::session::{Push, Pushed, Verdict};
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
@@ -17,6 +18,50 @@ pub enum Mail {
     Breaker {
         server: u16,
         since: Option<Tick>,
+    },
+    /// To a ClientId's home: a session wants it, is about to leave it, has left it.
+    Reserve {
+        id: u64,
+        seat: Seat,
+        replace: bool,
+    },
+    Leaving {
+        id: u64,
+        seat: Seat,
+    },
+    Free {
+        id: u64,
+        seat: Seat,
+    },
+    /// From there: it is the session's, or somebody else's; somebody else gets it.
+    Reserved {
+        id: u64,
+        key: Key,
+    },
+    Taken {
+        key: Key,
+    },
+    Evict {
+        key: Key,
+    },
+    /// A push: to the id's home, on to the client's shard, and what became of it.
+    Push {
+        id: u64,
+        push: Box<Push>,
+        from: Seat,
+    },
+    Deliver {
+        key: Key,
+        push: Box<Push>,
+        from: Seat,
+    },
+    Pushed {
+        key: Key,
+        pushed: Pushed,
+    },
+    /// A connection to this server that rests is to be closed: another shard needs its place.
+    Permit {
+        server: u16,
     },
     /// The operator has changed a server.
     State {

@@ -8,7 +8,9 @@
 //! **Invariant:** nothing is shared but what is leased in steps; no lock, no allocation and no clock
 //! is touched per relayed message.
 
+mod calls;
 mod chores;
+pub mod directory;
 mod dispatch;
 mod flush;
 pub mod io;
@@ -47,6 +49,10 @@ pub struct Shard<I: Io, D: Dialect> {
     scratch: Box<[u8]>,
     lists: Lists,
     chores: chores::Chores,
+    shelf: calls::Shelf,
+    directory: directory::Directory,
+    /// Mail to itself.
+    notes: Vec<Mail>,
     connections: Arc<Budget>,
     ready: Vec<Ready>,
     mails: Vec<Mail>,
@@ -111,6 +117,8 @@ pub struct Plan {
     pub memory_step: usize,
     /// `limits.connections`; shared by all shards.
     pub connections: Arc<Budget>,
+    /// What ClientIds are hashed with; the same for all shards.
+    pub secret: (u64, u64),
     /// Slots to reserve.
     pub capacity: usize,
     pub rng: Prng,
@@ -120,6 +128,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// A shard that has not turned yet.
     pub fn new(plan: Plan, mut io: I) -> Shard<I, D> {
         let now = io.now().tick;
+        let servers = plan.fleet.servers.len();
         let stats = Stats::new(plan.fleet.pools.len(), plan.fleet.servers.len());
         let core = Core {
             now,
@@ -150,6 +159,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 ..Lists::default()
             },
             chores: chores::Chores::default(),
+            shelf: calls::Shelf::new(servers),
+            directory: directory::Directory::new(plan.secret),
+            notes: Vec::new(),
             connections: plan.connections,
             ready: Vec::new(),
             mails: Vec::new(),
@@ -203,7 +215,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             } else {
                 assert!(client.upstream.is_none(), "a client holds a dead key");
                 let phase = client.session.phase();
-                let needs = matches!(phase, Phase::Open | Phase::Moving | Phase::Finishing);
+                let needs = matches!(phase, Phase::Open | Phase::Moving | Phase::Finishing)
+                    && !client.session.is_bridged();
                 assert!(!needs, "a session is {phase:?} without an upstream");
             }
             assert_eq!(client.socket.is_some(), client.session.has_client());
@@ -212,7 +225,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 "an ended session was not buried"
             );
         }
-        assert_eq!(joined, self.upstreams.len(), "an upstream without a rider");
+        let resting = self
+            .upstreams
+            .iter()
+            .filter(|(_, slot)| slot.rider.is_none());
+        let resting = resting.count();
+        assert_eq!(
+            joined + resting,
+            self.upstreams.len(),
+            "an upstream without a rider"
+        );
         let sockets = self
             .clients
             .iter()
@@ -248,7 +270,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             && lists.read_upstreams.is_empty()
             && lists.flush_clients.is_empty()
             && lists.flush_upstreams.is_empty()
-            && lists.accept.is_empty());
+            && lists.accept.is_empty()
+            && self.notes.is_empty()
+            && !self.shelf.is_wanted());
         if busy {
             Some(0)
         } else {

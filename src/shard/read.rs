@@ -27,6 +27,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         let rider = upstream.rider;
+        if rider.is_none() {
+            // Nobody has asked: an end, or bytes that would be taken for the next answer.
+            if ready.readable || ready.ended {
+                self.drop_upstream(key);
+            }
+            return;
+        }
         upstream.bits.readable |= ready.readable || ready.ended;
         upstream.bits.ended |= ready.ended;
         if !upstream.bits.done {
@@ -164,7 +171,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let Some(upstream) = self.upstreams.get_mut(key) else {
                 return;
             };
-            if !upstream.bits.readable || !upstream.bits.done {
+            if !upstream.bits.readable || !upstream.bits.done || upstream.rider.is_none() {
                 return;
             }
             let rider = upstream.rider;
@@ -245,8 +252,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     session.on(Event::Heard { heard, bytes, at }, ctx);
                 });
             at += used;
-            let over = |action: &Action| matches!(action, Action::HangUpUpstream { .. });
+            let over = |action: &Action| {
+                matches!(
+                    action,
+                    Action::HangUpUpstream { .. } | Action::Release { .. }
+                )
+            };
             if self.core.actions.iter().any(over) {
+                // More than was asked for: this connection is never used again.
+                upstream.bits.ended |= at < end;
                 break;
             }
         }

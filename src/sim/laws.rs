@@ -522,6 +522,7 @@ impl World {
                     old.last_bound = self.now;
                 }
                 Phase::Greeting
+                | Phase::Serving
                 | Phase::Admitting
                 | Phase::Finishing
                 | Phase::Parting

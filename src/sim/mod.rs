@@ -87,6 +87,7 @@ impl Run {
             memory: memory.clone(),
             memory_step: 16,
             connections: connections.clone(),
+            secret: (seed, 7),
             capacity: 8,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };

@@ -507,7 +507,12 @@ impl World {
                 self.stalled = true;
                 self.read_client_again = true;
             }
-            Action::ReadUpstream => self.read_upstream_again = true,
+            // Nothing of this harness is a bridge.
+            Action::Reserve
+            | Action::Leaving
+            | Action::Free
+            | Action::Release { .. }
+            | Action::Ask(..) => {}
             Action::HangUpUpstream { say } => self.hang_up_upstream(say),
             Action::ShutClient => {
                 if let Some(client) = &mut self.client {

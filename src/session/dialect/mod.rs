@@ -1,7 +1,11 @@
 //! The seam for what servers speak. A dialect turns a server's bytes into what a session
 //! understands, and makes the few frames that wsteady says itself.
 
+pub mod http;
+mod tongue;
 pub mod ws;
+
+pub use self::tongue::Tongue;
 
 use super::vocab::Loss;
 use crate::kit::Prng;
@@ -12,6 +16,12 @@ use crate::wire::frame::ControlBytes;
 pub trait Dialect: Sized {
     /// Begins a conversation; what has to be said first goes into `first_bytes`.
     fn open(dial: Dial<'_>, rng: &mut Prng, first_bytes: &mut Vec<u8>) -> Self;
+
+    /// A connection over which calls are made; `None` if this dialect makes none. Bounds in bytes of
+    /// an answer's head and body.
+    fn for_calls(_head_max: usize, _body_max: u64) -> Option<Self> {
+        None
+    }
 
     /// Says what stands at the start of `input` and how many bytes of it that is. `More` with 0
     /// bytes: to be kept, and looked at again with more behind it.
@@ -89,10 +99,17 @@ impl Kept {
         &self.text[self.target_len as usize..]
     }
 
-    /// Takes other header lines.
-    pub fn set_lines(&mut self, lines: &[u8]) {
-        let target = &self.text[..self.target_len as usize];
-        self.text = [target, lines].concat().into_boxed_slice();
+    /// Takes another target and other lines.
+    pub fn set(&mut self, target: &str, lines: &[u8]) {
+        self.text = [target.as_bytes(), lines].concat().into_boxed_slice();
+        self.target_len = target.len() as u32;
+    }
+
+    /// The client's key, which is needed once; empty if it was taken.
+    pub fn take_key(&mut self) -> String {
+        let key = self.key.take();
+        let key = key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+        key.unwrap_or_default().to_string()
     }
 
     /// Heap bytes, its own included.
@@ -120,6 +137,8 @@ pub enum Heard {
     Unsuitable,
     /// It chose a subprotocol or extension that the client does not have.
     Differs,
+    /// The answer to a call, whole.
+    Reply(Box<Reply>),
     /// A piece of a message, to be passed on as it is.
     Piece(Piece),
     /// The server's Ping.
@@ -158,6 +177,24 @@ pub struct Accepted {
     pub processed: bool,
     /// Headers for the client.
     pub pass: Vec<(String, Vec<u8>)>,
+}
+
+/// The answer of an API to one call.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// 200 to 599.
+    pub status: u16,
+    /// Its type is `application/octet-stream`.
+    pub binary: bool,
+    /// The subprotocol that it names.
+    pub protocol: Option<String>,
+    /// The body is compressed, or otherwise no message as it stands.
+    pub encoded: bool,
+    pub body: Vec<u8>,
+    /// The body was longer than a message may be, and was not read.
+    pub too_long: bool,
+    /// Another call may follow on this connection.
+    pub keep: bool,
 }
 
 /// A complete HTTP answer that refuses.

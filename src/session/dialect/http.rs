@@ -1,0 +1,289 @@
+//! The HTTP dialect: a server is asked something and answers once; then it may be asked again.
+
+use super::{Dial, Dialect, Heard, Reply};
+use crate::kit::Prng;
+use crate::session::vocab::Loss;
+use crate::wire::body::{Body, BodyStep};
+use crate::wire::frame::{ControlBytes, Opcode, control};
+use crate::wire::head::{self, HeadLimits, Response};
+
+/// One connection over which calls are made, one at a time.
+pub struct Http {
+    /// The answer whose body is arriving.
+    reading: Option<Box<Reading>>,
+    body_max: u64,
+    head_max: u32,
+    /// Bytes of the response head that were looked at already.
+    seen: u32,
+    interim: u8,
+}
+
+struct Reading {
+    reply: Reply,
+    body: Body,
+}
+
+impl Http {
+    /// A connection on which nothing was asked yet. Bounds in bytes.
+    pub fn new(head_max: usize, body_max: u64) -> Http {
+        Http {
+            reading: None,
+            body_max,
+            head_max: head_max as u32,
+            seen: 0,
+            interim: 0,
+        }
+    }
+
+    /// The answer to one call.
+    fn hear_reply(&mut self, input: &[u8]) -> (usize, Heard) {
+        if self.reading.is_some() {
+            return self.hear_body(input);
+        }
+        let limits = HeadLimits::new(self.head_max as usize);
+        let end = match head::end(input, self.seen as usize, &limits) {
+            Ok(Some(end)) => end,
+            Ok(None) => {
+                self.seen = input.len() as u32;
+                return (0, Heard::More);
+            }
+            Err(_) => return (input.len(), Heard::Broken(Loss::Protocol)),
+        };
+        self.seen = 0;
+        match self.read_head(&input[..end], &limits) {
+            Some(heard) => (end, heard),
+            None => (input.len(), Heard::Broken(Loss::Protocol)),
+        }
+    }
+
+    /// `None`: the server breaks the protocol, or answers an upgrade that nobody asked for (V2).
+    fn read_head(&mut self, head: &[u8], limits: &HeadLimits) -> Option<Heard> {
+        let response = Response::parse(head, limits).ok()?;
+        if response.status == 101 {
+            return None;
+        }
+        if response.status < 200 {
+            self.interim += 1;
+            return (self.interim <= INTERIM_MAX).then_some(Heard::Nothing);
+        }
+        self.interim = 0;
+        let body = Body::of_response("POST", &response).ok()?;
+        let headers = &response.headers;
+        let is_binary = |value: &str| {
+            let kind = value.split(';').next().unwrap_or_default().trim();
+            kind.eq_ignore_ascii_case("application/octet-stream")
+        };
+        let reply = Reply {
+            status: response.status,
+            binary: headers.get_str("content-type").is_some_and(is_binary),
+            protocol: headers.get_str("sec-websocket-protocol").map(str::to_owned),
+            // Encoded bytes are not the message; we ask for none and undo none.
+            encoded: headers
+                .members("content-encoding")
+                .any(|coding| !coding.eq_ignore_ascii_case(b"identity")),
+            body: Vec::new(),
+            too_long: false,
+            keep: response.keeps_alive() && !body.is_until_close(),
+        };
+        if body.length().is_some_and(|length| length > self.body_max) {
+            return Some(Heard::Reply(Box::new(reply.abandoned())));
+        }
+        if body.is_done() {
+            return Some(Heard::Reply(Box::new(reply)));
+        }
+        self.reading = Some(Box::new(Reading { reply, body }));
+        Some(Heard::Nothing)
+    }
+
+    fn hear_body(&mut self, input: &[u8]) -> (usize, Heard) {
+        let Some(reading) = &mut self.reading else {
+            return (0, Heard::More);
+        };
+        let (used, done) = match reading.body.step(input) {
+            Ok(BodyStep::Data(range)) => {
+                reading.reply.body.extend_from_slice(&input[range.clone()]);
+                (range.end, false)
+            }
+            Ok(BodyStep::Skip(skipped)) => (skipped, false),
+            Ok(BodyStep::More) => return (0, Heard::More),
+            Ok(BodyStep::Done(used)) => (used, true),
+            Err(_) => return (input.len(), Heard::Broken(Loss::Protocol)),
+        };
+        if reading.reply.body.len() as u64 > self.body_max {
+            let heard = self.finish(Reply::abandoned);
+            return (input.len(), heard);
+        }
+        if done || reading.body.is_done() {
+            return (used, self.finish(|reply| reply));
+        }
+        (used, Heard::Nothing)
+    }
+
+    fn finish(&mut self, with: impl FnOnce(Reply) -> Reply) -> Heard {
+        match self.reading.take() {
+            Some(reading) => Heard::Reply(Box::new(with(reading.reply))),
+            None => Heard::Nothing,
+        }
+    }
+}
+
+impl Reply {
+    /// The rest of its body is not read: the connection is of no use any more.
+    fn abandoned(self) -> Reply {
+        Reply {
+            body: Vec::new(),
+            too_long: true,
+            keep: false,
+            ..self
+        }
+    }
+}
+
+impl Dialect for Http {
+    fn open(dial: Dial<'_>, _rng: &mut Prng, _first_bytes: &mut Vec<u8>) -> Http {
+        Http::new(dial.head_max, u64::MAX)
+    }
+
+    fn for_calls(head_max: usize, body_max: u64) -> Option<Http> {
+        Some(Http::new(head_max, body_max))
+    }
+
+    fn hear(&mut self, input: &[u8]) -> (usize, Heard) {
+        self.hear_reply(input)
+    }
+
+    fn hear_end(&mut self) -> Heard {
+        match &self.reading {
+            Some(reading) if reading.body.is_until_close() => self.finish(|reply| reply),
+            _ => Heard::Broken(Loss::Fin),
+        }
+    }
+
+    // Nothing is said between calls.
+    fn ping(&self, _number: u64, _rng: &mut Prng) -> ControlBytes {
+        control(Opcode::Ping, &[], None)
+    }
+
+    fn pong(&self, _payload: &[u8], _rng: &mut Prng) -> ControlBytes {
+        control(Opcode::Pong, &[], None)
+    }
+
+    fn close(&self, _code: u16, _reason: &str, _rng: &mut Prng) -> ControlBytes {
+        control(Opcode::Close, &[], None)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.reading.is_none()
+    }
+}
+
+/// Interim responses before an answer (THREATS V16).
+const INTERIM_MAX: u8 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All replies in `bytes`, given in pieces of `step`; how it ended, if it did.
+    fn hear(bytes: &[u8], step: usize, then_end: bool) -> (Vec<Reply>, bool) {
+        let mut http = Http::new(1_024, 100);
+        let (mut replies, mut kept, mut broken) = (Vec::new(), Vec::new(), false);
+        let mut take = |heard, broken: &mut bool| match heard {
+            Heard::Reply(reply) => replies.push(*reply),
+            Heard::Broken(_) => *broken = true,
+            _ => {}
+        };
+        for piece in bytes.chunks(step) {
+            kept.extend_from_slice(piece);
+            while !kept.is_empty() && !broken {
+                let (used, heard) = http.hear(&kept);
+                if matches!(heard, Heard::More) {
+                    break;
+                }
+                kept.drain(..used);
+                take(heard, &mut broken);
+            }
+        }
+        if then_end && !broken {
+            take(http.hear_end(), &mut broken);
+        }
+        (replies, broken)
+    }
+
+    #[test]
+    fn answers_are_the_same_however_they_are_cut() {
+        let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let long = "HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n";
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/octet-stream\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+        // Bytes, then the end of the stream; status, body, binary, too long, keep; broken.
+        type Row<'a> = (&'a str, bool, &'a [(u16, &'a str, bool, bool, bool)], bool);
+        let rows: &[Row<'_>] = &[
+            (ok, false, &[(200, "ok", false, false, true)], false),
+            (chunked, false, &[(200, "abc", true, false, true)], false),
+            (
+                "HTTP/1.1 204 No Content\r\n\r\n",
+                false,
+                &[(204, "", false, false, true)],
+                false,
+            ),
+            (
+                "HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                false,
+                &[(503, "", false, false, false)],
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\n\r\nall of it",
+                true,
+                &[(200, "all of it", false, false, false)],
+                false,
+            ),
+            (
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                false,
+                &[(200, "", false, false, true)],
+                false,
+            ),
+            (long, false, &[(200, "", false, true, false)], false),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
+                true,
+                &[],
+                true,
+            ),
+            (
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+                false,
+                &[],
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok",
+                false,
+                &[],
+                true,
+            ),
+            ("HTTP/1.1 200 OK\nContent-Length: 2\n\nok", false, &[], true),
+            ("SSH-2.0-OpenSSH\r\n\r\n", false, &[], true),
+        ];
+        for (bytes, then_end, want, broken) in rows {
+            for step in 1..=bytes.len() {
+                let (replies, broke) = hear(bytes.as_bytes(), step, *then_end);
+                assert_eq!(broke, *broken, "{bytes:?} in pieces of {step}");
+                let got: Vec<_> = replies
+                    .iter()
+                    .map(|r| {
+                        (
+                            r.status,
+                            std::str::from_utf8(&r.body).unwrap(),
+                            r.binary,
+                            r.too_long,
+                            r.keep,
+                        )
+                    })
+                    .collect();
+                assert_eq!(got, *want, "{bytes:?} in pieces of {step}");
+            }
+        }
+    }
+}

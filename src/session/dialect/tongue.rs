@@ -1,0 +1,66 @@
+//! What an upstream of the proxy speaks: one of the dialects.
+
+use super::http::Http;
+use super::ws::Ws;
+use super::{Dial, Dialect, Heard};
+use crate::kit::Prng;
+use crate::wire::frame::ControlBytes;
+
+/// A WebSocket server's leg, or a connection for calls.
+pub enum Tongue {
+    Ws(Ws),
+    Http(Http),
+}
+
+impl Dialect for Tongue {
+    fn open(dial: Dial<'_>, rng: &mut Prng, first_bytes: &mut Vec<u8>) -> Tongue {
+        Tongue::Ws(Ws::open(dial, rng, first_bytes))
+    }
+
+    fn for_calls(head_max: usize, body_max: u64) -> Option<Tongue> {
+        Http::for_calls(head_max, body_max).map(Tongue::Http)
+    }
+
+    #[inline]
+    fn hear(&mut self, input: &[u8]) -> (usize, Heard) {
+        match self {
+            Tongue::Ws(ws) => ws.hear(input),
+            Tongue::Http(http) => http.hear(input),
+        }
+    }
+
+    fn hear_end(&mut self) -> Heard {
+        match self {
+            Tongue::Ws(ws) => ws.hear_end(),
+            Tongue::Http(http) => http.hear_end(),
+        }
+    }
+
+    fn ping(&self, number: u64, rng: &mut Prng) -> ControlBytes {
+        match self {
+            Tongue::Ws(ws) => ws.ping(number, rng),
+            Tongue::Http(http) => http.ping(number, rng),
+        }
+    }
+
+    fn pong(&self, payload: &[u8], rng: &mut Prng) -> ControlBytes {
+        match self {
+            Tongue::Ws(ws) => ws.pong(payload, rng),
+            Tongue::Http(http) => http.pong(payload, rng),
+        }
+    }
+
+    fn close(&self, code: u16, reason: &str, rng: &mut Prng) -> ControlBytes {
+        match self {
+            Tongue::Ws(ws) => ws.close(code, reason, rng),
+            Tongue::Http(http) => http.close(code, reason, rng),
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        match self {
+            Tongue::Ws(ws) => ws.is_whole(),
+            Tongue::Http(http) => http.is_whole(),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! A plain request to a bridge: the API has something for a client (CONTRACT 5). The connection is
+//! the API's, and serves one request after the other.
+
+use std::net::IpAddr;
+
+use super::bridge::is_client_id;
+use super::vocab::{Action, Push, PushVerb, Pushed};
+use super::{Ctx, Leg, Phase, Session};
+use crate::kit::Spot;
+use crate::wire::body::{Body, BodyStep};
+use crate::wire::compose::simple_response;
+use crate::wire::head::{HeadError, HeadLimits, Headers, Request};
+
+/// The request that a connection is at.
+pub(super) struct Visit {
+    id: Box<str>,
+    verb: PushVerb,
+    body: Body,
+    keep: bool,
+    /// All of it was read, and handed on.
+    asked: bool,
+}
+
+impl Session {
+    /// A plain request came in on a bridge.
+    pub(super) fn begin_visit(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(kept) = self.kept.take() else { return };
+        let limits = HeadLimits::new(ctx.house.header_max);
+        let visit = Request::parse(kept.lines(), &limits)
+            .and_then(|request| self.read_visit(&request, ctx));
+        let visit = match visit {
+            Ok(visit) => visit,
+            Err(error) => return self.refuse_head(&error, ctx),
+        };
+        self.become_(Phase::Serving);
+        self.bound_at = ctx.now;
+        self.want_by(ctx.now.after(ctx.house.message_time), ctx);
+        self.rare().visit = Some(Box::new(visit));
+        ctx.actions.push(Action::ReadClient);
+        self.ask_if_whole(ctx);
+    }
+
+    fn read_visit(&mut self, request: &Request<'_>, ctx: &mut Ctx<'_>) -> Result<Visit, HeadError> {
+        let headers = &request.headers;
+        let wants_json = headers.members("accept").any(|kind| {
+            let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+            kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
+        });
+        let verb = match request.method {
+            "POST" => PushVerb::Message {
+                binary: is_binary(headers),
+            },
+            "DELETE" => PushVerb::Close {
+                code: close_code(headers)?,
+            },
+            "GET" if wants_json => PushVerb::Look,
+            "GET" => return Err(HeadError::new(426, "clients come by WebSocket")),
+            _ => return Err(HeadError::new(405, "only GET, POST and DELETE")),
+        };
+        self.check_source(headers, ctx)?;
+        let path = request.target.split('?').next().unwrap_or_default();
+        let id = path
+            .strip_prefix(ctx.house.push_path.as_str())
+            .filter(|id| is_client_id(id))
+            .ok_or(HeadError::new(400, "the path must be one ClientId"))?;
+        let body = Body::of_request(request)?;
+        if body
+            .length()
+            .is_some_and(|length| length > ctx.house.message_max)
+        {
+            return Err(HeadError::new(413, "longer than limits.message"));
+        }
+        match headers.get("expect") {
+            None => {}
+            Some(wish) if wish.eq_ignore_ascii_case(b"100-continue") => {
+                if !body.is_done() && request.minor_version == 1 && self.stash.is_empty() {
+                    ctx.chunks
+                        .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
+                    ctx.actions.push(Action::FlushClient);
+                }
+            }
+            Some(_) => return Err(HeadError::new(417, "only 100-continue is expected")),
+        }
+        Ok(Visit {
+            id: id.into(),
+            verb,
+            body,
+            keep: request.keeps_alive(),
+            asked: false,
+        })
+    }
+
+    /// Pushes come from the API's machines alone (B-D3).
+    fn check_source(&self, headers: &Headers<'_>, ctx: &Ctx<'_>) -> Result<(), HeadError> {
+        let refused = HeadError::new(403, "this address may not push");
+        let peer = self.peer.address().ip().to_canonical();
+        let forwarded =
+            headers.get("x-forwarded-for").is_some() || headers.get("forwarded").is_some();
+        let source = if ctx.house.trusts(peer) {
+            named_client(headers, ctx).unwrap_or(peer)
+        } else if forwarded {
+            // Somebody speaks for somebody else, and we don't know him.
+            return Err(refused);
+        } else {
+            peer
+        };
+        let allowed =
+            source.is_loopback() || ctx.house.push_allow.iter().any(|net| net.contains(&source));
+        let token = ctx.house.push_token.as_deref().is_none_or(|token| {
+            let given = headers.get("authorization").unwrap_or_default();
+            let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+            same_bytes(given, token.as_bytes())
+        });
+        if allowed && token {
+            Ok(())
+        } else {
+            Err(refused)
+        }
+    }
+
+    /// Whether the request under way has been handed on: what follows it must wait.
+    pub(super) fn is_asked(&self) -> bool {
+        self.visit().is_some_and(|visit| visit.asked)
+    }
+
+    fn visit(&self) -> Option<&Visit> {
+        self.rare.as_ref().and_then(|rare| rare.visit.as_deref())
+    }
+
+    /// The body of the request.
+    pub(super) fn on_visit_bytes(&mut self, bytes: &[u8], ctx: &mut Ctx<'_>) {
+        let mut at = 0;
+        loop {
+            let Some(visit) = self.rare.as_mut().and_then(|rare| rare.visit.as_mut()) else {
+                return;
+            };
+            if visit.asked || visit.body.is_done() {
+                break;
+            }
+            match visit.body.step(&bytes[at..]) {
+                Ok(BodyStep::Data(range)) => {
+                    let (from, to) = (at + range.start, at + range.end);
+                    ctx.chunks.push(&mut self.draft, &bytes[from..to]);
+                    at = to;
+                }
+                Ok(BodyStep::Skip(count) | BodyStep::Done(count)) => at += count,
+                Ok(BodyStep::More) => break,
+                Err(error) => return self.refuse_head(&error, ctx),
+            }
+            if self.draft.len() as u64 > ctx.house.message_max {
+                return self.deny(413, "longer than limits.message", ctx);
+            }
+        }
+        ctx.chunks.push(&mut self.stash, &bytes[at..]);
+        self.ask_if_whole(ctx);
+    }
+
+    fn ask_if_whole(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(visit) = self.rare.as_mut().and_then(|rare| rare.visit.as_mut()) else {
+            return;
+        };
+        if visit.asked || !visit.body.is_done() {
+            return;
+        }
+        visit.asked = true;
+        let mut body = vec![0; self.draft.len()];
+        ctx.chunks.peek(&self.draft, Spot::FRONT, &mut body);
+        ctx.chunks.clear(&mut self.draft);
+        let (id, verb) = (visit.id.clone(), visit.verb);
+        let text = !matches!(verb, PushVerb::Message { binary: true } | PushVerb::Look);
+        if text && std::str::from_utf8(&body).is_err() {
+            return self.answer_visit(
+                400,
+                "text/plain; charset=utf-8",
+                "the text is not UTF-8\n",
+                ctx,
+            );
+        }
+        if matches!(verb, PushVerb::Close { .. }) && body.len() > REASON_MAX {
+            return self.answer_visit(
+                400,
+                "text/plain; charset=utf-8",
+                "a reason has at most 123 bytes\n",
+                ctx,
+            );
+        }
+        let push = Push { verb, body };
+        ctx.actions.push(Action::Ask(id, Box::new(push)));
+    }
+
+    /// What became of the push.
+    pub(super) fn on_pushed(&mut self, pushed: Pushed, ctx: &mut Ctx<'_>) {
+        if self.phase != Phase::Serving || !self.is_asked() {
+            return;
+        }
+        let text = "text/plain; charset=utf-8";
+        match pushed {
+            Pushed::Done => self.answer_visit(200, text, "ok", ctx),
+            Pushed::Unknown => self.answer_visit(404, text, "not connected\n", ctx),
+            Pushed::Slow => self.answer_visit(503, text, "the client is too slow\n", ctx),
+            Pushed::Seen {
+                session,
+                address,
+                connected_ms,
+                silent_ms,
+                messages_up,
+                messages_down,
+            } => {
+                // Numbers and an address: nothing here needs escaping.
+                let json = format!(
+                    "{{\"session\":\"{session:032x}\",\"address\":\"{address}\",\"connected_seconds\":{:.3},\
+                     \"last_message_seconds\":{:.3},\"messages_up\":{messages_up},\"messages_down\":{messages_down}}}\n",
+                    f64::from(connected_ms) / 1e3,
+                    f64::from(silent_ms) / 1e3,
+                );
+                self.answer_visit(200, "application/json", &json, ctx);
+            }
+        }
+    }
+
+    fn answer_visit(&mut self, status: u16, kind: &str, body: &str, ctx: &mut Ctx<'_>) {
+        let keep = self.visit().is_some_and(|visit| visit.keep);
+        if let Some(rare) = &mut self.rare {
+            rare.visit = None;
+        }
+        let connection = if keep { "keep-alive" } else { "close" };
+        let response = simple_response(
+            status,
+            body,
+            &[("Connection", connection), ("Content-Type", kind)],
+        );
+        ctx.chunks.push(&mut self.out, &response);
+        ctx.actions.push(Action::FlushClient);
+        if !keep {
+            self.flags.ended = true;
+            self.become_(Phase::Parting);
+            return self.turn_deaf(ctx);
+        }
+        // The next request may lead somewhere else.
+        self.pool = None;
+        self.become_(Phase::Greeting);
+        self.bound_at = ctx.now;
+        self.want_by(ctx.now.after(ctx.house.handshake), ctx);
+        ctx.actions.push(Action::ReadClient);
+    }
+
+    /// The body did not come in time.
+    pub(super) fn look_at_visit(&mut self, ctx: &mut Ctx<'_>) {
+        let late = self.bound_at.after(ctx.house.message_time).is_due(ctx.now);
+        if self.phase == Phase::Serving && !self.is_asked() && late {
+            self.deny(408, "the request did not arrive in time", ctx);
+        }
+    }
+
+    /// Whether it is only the API's connection, and never was a client.
+    pub fn is_visit(&self) -> bool {
+        self.phase == Phase::Serving && self.leg != Leg::Gone
+    }
+}
+
+/// The address that our own proxies saw: the last entry that is none of them.
+fn named_client(headers: &Headers<'_>, ctx: &Ctx<'_>) -> Option<IpAddr> {
+    let entries: Vec<&[u8]> = headers.members("x-forwarded-for").collect();
+    let addresses = entries.iter().rev().map(|entry| {
+        std::str::from_utf8(entry)
+            .ok()?
+            .parse::<IpAddr>()
+            .ok()
+            .map(|ip| ip.to_canonical())
+    });
+    for address in addresses {
+        let address = address?;
+        if !ctx.house.trusts(address) {
+            return Some(address);
+        }
+    }
+    None
+}
+
+fn is_binary(headers: &Headers<'_>) -> bool {
+    let kind = headers.get_str("content-type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/octet-stream")
+}
+
+/// `X-Wsteady-Close`: a code that may stand in a Close (RFC 6455 7.4); 1000 without it.
+fn close_code(headers: &Headers<'_>) -> Result<u16, HeadError> {
+    let Some(value) = headers.get_str("x-wsteady-close") else {
+        return Ok(1000);
+    };
+    value
+        .parse()
+        .ok()
+        .filter(|code| crate::wire::close::is_sendable(*code))
+        .ok_or(HeadError::new(400, "X-Wsteady-Close is no close code"))
+}
+
+/// In constant time, but for the length.
+fn same_bytes(one: &[u8], other: &[u8]) -> bool {
+    let differ = one.iter().zip(other).fold(0, |sum, (a, b)| sum | (a ^ b));
+    one.len() == other.len() && differ == 0
+}
+
+/// A Close's payload has 125 bytes, two of them for the code (RFC 6455 5.5).
+const REASON_MAX: usize = 123;

@@ -1,0 +1,395 @@
+//! Calls: connections that are lent out for one answer at a time, and rest on a shelf in between.
+
+use std::collections::VecDeque;
+
+use super::chores::QUEUE_PAUSE;
+use super::directory::Seat;
+use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
+use crate::fleet::balance::{NoChoice, Wish};
+use crate::kit::{Chain, Key, Tick};
+use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Push, Pushed};
+
+/// Connections that carry no call now, by server.
+#[derive(Default)]
+pub(super) struct Shelf {
+    idle: Vec<Vec<Rest>>,
+    /// Sessions whose call waits for a connection to become free.
+    waiting: VecDeque<Key>,
+    /// A connection has become free since they were looked at.
+    freed: bool,
+    /// Servers that have failed since their last success: that one is told, the others need not be.
+    soured: Vec<bool>,
+    /// Connections on the shelf.
+    count: usize,
+}
+
+struct Rest {
+    upstream: Key,
+    since: Tick,
+}
+
+impl Shelf {
+    pub(super) fn new(servers: usize) -> Shelf {
+        Shelf {
+            idle: (0..servers).map(|_| Vec::new()).collect(),
+            soured: vec![false; servers],
+            ..Shelf::default()
+        }
+    }
+
+    /// Whether somebody waits for what is there now.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.freed && !self.waiting.is_empty()
+    }
+
+    /// A connection was closed, or came back.
+    pub(super) fn free(&mut self) {
+        self.freed = true;
+    }
+
+    /// Whether a success is news.
+    pub(super) fn is_news(&mut self, server: u16, failed: bool) -> bool {
+        let soured = &mut self.soured[usize::from(server)];
+        std::mem::replace(soured, failed) || failed
+    }
+}
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// Picks a server for the session's next call and a connection to it.
+    pub(super) fn begin_call(&mut self, key: Key) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let (session, now) = (&client.session, self.core.now);
+        let Some(pool) = session.pool() else { return };
+        if !session.wants_call() || !client.upstream.is_none() {
+            return;
+        }
+        let (tried, since) = session.attempt().map_or((&[][..], now), |attempt| {
+            (&attempt.tried[..], attempt.since)
+        });
+        let wish = Wish {
+            tried,
+            last: None,
+            desperate: now.since(since) > 0,
+        };
+        let server = match self.fleet.choose(pool, wish, now, &mut self.core.rng) {
+            Ok(server) => server,
+            Err(none) => {
+                let nobody = match none {
+                    NoChoice::AllTried => Nobody::AllTried,
+                    NoChoice::NoneUsable => Nobody::NoneUsable,
+                    NoChoice::Empty => Nobody::Empty,
+                };
+                return self.call(key, Event::NoServer(nobody));
+            }
+        };
+        if let Some(upstream) = self.take_idle(server) {
+            self.call(key, Event::Dialling { server });
+            self.call(key, Event::Connected);
+            return self.put_call(key, upstream);
+        }
+        let max = self.fleet.pools[usize::from(pool)].connections.max;
+        if self.fleet.servers[usize::from(server)]
+            .shared
+            .try_connect(max)
+        {
+            return self.dial_for_call(key, pool, server);
+        }
+        // One that rests on another shard is asked for.
+        for shard in (0..self.shards).filter(|shard| *shard != self.index) {
+            self.io.send(shard, Mail::Permit { server });
+        }
+        self.shelf.waiting.push_back(key);
+        self.want_chores(QUEUE_PAUSE);
+    }
+
+    fn dial_for_call(&mut self, key: Key, pool: u16, server: u16) {
+        let now = self.core.now;
+        let head_max = self.core.house.header_max;
+        let body_max = self.core.house.message_max;
+        let place = &self.fleet.servers[usize::from(server)];
+        place.take_trial(now);
+        let source = self
+            .chores
+            .next_source(&self.fleet.pools[usize::from(pool)].sources);
+        let token = Token::upstream(self.upstreams.next_key());
+        let dialled = self.io.dial(place.address, source, token);
+        if !matches!(dialled, Dialled::Socket(_)) {
+            place.shared.disconnected();
+        }
+        self.call(key, Event::Dialling { server });
+        let socket = match dialled {
+            Dialled::Socket(socket) => socket,
+            Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
+            Dialled::Exhausted => return self.call(key, Event::UpstreamLost(Loss::Exhausted)),
+        };
+        let Some(dialect) = D::for_calls(head_max, body_max) else {
+            self.fleet.servers[usize::from(server)]
+                .shared
+                .disconnected();
+            self.io.close(socket);
+            return self.call(key, Event::UpstreamLost(Loss::Exhausted));
+        };
+        let inserted = self.upstreams.insert(Upstream {
+            dialect,
+            socket,
+            rider: key,
+            server,
+            bits: Bits::default(),
+            stash: Chain::new(),
+            spill: Chain::new(),
+        });
+        debug_assert_eq!(token.kind(), Some(Kind::Upstream(inserted)));
+        self.put_call(key, inserted);
+    }
+
+    /// Writes the call into the connection's queue.
+    fn put_call(&mut self, key: Key, upstream: Key) {
+        let (Some(client), Some(slot)) =
+            (self.clients.get_mut(key), self.upstreams.get_mut(upstream))
+        else {
+            return;
+        };
+        (client.upstream, slot.rider) = (upstream, key);
+        let core = &mut self.core;
+        let place = &self.fleet.servers[usize::from(slot.server)];
+        let pool = client.session.pool().map_or(0, usize::from);
+        let settings = core.settings.get(pool).unwrap_or(&core.nobodys);
+        let to = CallTo {
+            prefix: &place.prefix,
+            authority: &place.authority,
+        };
+        core.first_bytes.clear();
+        let bytes = &mut core.first_bytes;
+        let said = client
+            .session
+            .compose_call(&to, settings, &core.chunks, bytes);
+        let fits = said && core.chunks.room(core.first_bytes.len());
+        if fits {
+            core.chunks.push(&mut slot.spill, &core.first_bytes);
+        }
+        if core.first_bytes.capacity() > FIRST_BYTES_MAX {
+            core.first_bytes = Vec::new();
+        }
+        if !fits {
+            return self.call(key, Event::UpstreamLost(Loss::Exhausted));
+        }
+        self.mark_upstream(upstream);
+    }
+
+    /// The call is over: its connection rests, if nothing is left over of it.
+    pub(super) fn release(&mut self, key: Key, keep: bool) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let upstream = std::mem::replace(&mut client.upstream, Key::NONE);
+        let Some(slot) = self.upstreams.get_mut(upstream) else {
+            return;
+        };
+        slot.rider = Key::NONE;
+        let server = usize::from(slot.server);
+        // What is unread, unwritten or unasked for would be taken for the next call's.
+        let clean = keep && slot.spill.is_empty() && slot.stash.is_empty() && !slot.bits.ended;
+        let wanted = self.fleet.servers[server].state != crate::fleet::ServerState::Gone;
+        if !(clean && wanted && self.state == State::Running) {
+            return self.drop_upstream(upstream);
+        }
+        let since = self.core.now;
+        self.shelf.idle[server].push(Rest { upstream, since });
+        self.shelf.count += 1;
+        self.shelf.free();
+        self.want_chores(SHELF_PAUSE);
+    }
+
+    /// A connection to this server that rests; the last one used is the first one taken.
+    fn take_idle(&mut self, server: u16) -> Option<Key> {
+        let idle = &mut self.shelf.idle[usize::from(server)];
+        while let Some(rest) = idle.pop() {
+            self.shelf.count -= 1;
+            if self.upstreams.get(rest.upstream).is_some() {
+                return Some(rest.upstream);
+            }
+        }
+        None
+    }
+
+    /// A connection that rests has something to say: that can't be an answer.
+    pub(super) fn drop_upstream(&mut self, upstream: Key) {
+        let Some(mut slot) = self.upstreams.remove(upstream) else {
+            return;
+        };
+        debug_assert!(slot.rider.is_none());
+        self.core.chunks.clear(&mut slot.stash);
+        self.core.chunks.clear(&mut slot.spill);
+        self.fleet.servers[usize::from(slot.server)]
+            .shared
+            .disconnected();
+        self.io.close(slot.socket);
+        self.shelf.free();
+    }
+
+    /// Another shard needs a connection that rests here.
+    pub(super) fn give_permit(&mut self, server: u16) {
+        if let Some(upstream) = self.take_idle(server) {
+            self.drop_upstream(upstream);
+        }
+    }
+
+    /// Those whose call waits for a connection.
+    pub(super) fn serve_waiting(&mut self) {
+        self.shelf.freed = false;
+        for _ in 0..self.shelf.waiting.len() {
+            let Some(key) = self.shelf.waiting.pop_front() else {
+                break;
+            };
+            let before = self.shelf.waiting.len();
+            self.begin_call(key);
+            self.perform(key);
+            if self.shelf.waiting.len() > before {
+                // Still none: who waited longest stays first.
+                self.shelf.waiting.rotate_right(1);
+                break;
+            }
+        }
+        if !self.shelf.waiting.is_empty() {
+            self.want_chores(QUEUE_PAUSE);
+        }
+    }
+
+    /// Closes what has rested for too long, but for the few that are to stay.
+    pub(super) fn tidy_shelf(&mut self) {
+        let now = self.core.now;
+        for server in 0..self.shelf.idle.len() {
+            let place = &self.fleet.servers[server];
+            let keep = self.fleet.pools[usize::from(place.pool)].connections;
+            let gone = place.state == crate::fleet::ServerState::Gone;
+            let mut idle = std::mem::take(&mut self.shelf.idle[server]);
+            idle.retain(|rest| {
+                if self.upstreams.get(rest.upstream).is_none() {
+                    self.shelf.count -= 1;
+                    return false;
+                }
+                let spare = self.fleet.servers[server].shared.connections() > keep.min;
+                let old = now.since(rest.since) >= keep.idle && spare;
+                if old || gone {
+                    self.shelf.count -= 1;
+                    self.drop_upstream(rest.upstream);
+                }
+                !(old || gone)
+            });
+            self.shelf.idle[server] = idle;
+        }
+        if self.shelf.count > 0 {
+            self.want_chores(SHELF_PAUSE);
+        }
+    }
+
+    /// Nothing rests any more: the shard stops.
+    pub(super) fn clear_shelf(&mut self) {
+        for server in 0..self.shelf.idle.len() {
+            while let Some(upstream) = self.take_idle(server as u16) {
+                self.drop_upstream(upstream);
+            }
+        }
+    }
+
+    // The directory: who has which ClientId.
+
+    fn seat(&self, key: Key) -> Seat {
+        Seat {
+            shard: self.index as u16,
+            key,
+        }
+    }
+
+    /// The number of the session's ClientId, and its home.
+    fn home_of(&self, id: &str) -> (u64, usize) {
+        let number = self.directory.number(id);
+        (number, (number % self.shards as u64) as usize)
+    }
+
+    pub(super) fn reserve(&mut self, key: Key) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let pool = client.session.pool().map_or(0, usize::from);
+        let replace = self.core.settings[pool].replace;
+        let (id, home) = self.home_of(client.session.client_id());
+        let seat = self.seat(key);
+        self.post(home, Mail::Reserve { id, seat, replace });
+    }
+
+    pub(super) fn leaving(&mut self, key: Key) {
+        if let Some(client) = self.clients.get(key) {
+            let (id, home) = self.home_of(client.session.client_id());
+            let seat = self.seat(key);
+            self.post(home, Mail::Leaving { id, seat });
+        }
+    }
+
+    pub(super) fn free_id(&mut self, key: Key) {
+        if let Some(client) = self.clients.get(key) {
+            let (id, home) = self.home_of(client.session.client_id());
+            let seat = self.seat(key);
+            self.post(home, Mail::Free { id, seat });
+        }
+    }
+
+    pub(super) fn ask(&mut self, key: Key, id: &str, push: Box<Push>) {
+        let (id, home) = self.home_of(id);
+        let from = self.seat(key);
+        self.post(home, Mail::Push { id, push, from });
+    }
+
+    /// At home: the push goes on to the client's shard.
+    pub(super) fn pass_push(&mut self, id: u64, push: Box<Push>, from: Seat) {
+        match self.directory.find(id) {
+            Some(Seat { shard, key }) => {
+                self.post(usize::from(shard), Mail::Deliver { key, push, from });
+            }
+            None => {
+                let (key, pushed) = (from.key, Pushed::Unknown);
+                self.post(usize::from(from.shard), Mail::Pushed { key, pushed });
+            }
+        }
+    }
+
+    /// At the client's.
+    pub(super) fn deliver(&mut self, key: Key, push: &Push, from: Seat) {
+        let pushed = match self.clients.get_mut(key) {
+            Some(client) => self.core.with(&mut client.session, &[], |session, ctx| {
+                session.on_push(push, ctx)
+            }),
+            None => Pushed::Unknown,
+        };
+        self.perform(key);
+        let key = from.key;
+        self.post(usize::from(from.shard), Mail::Pushed { key, pushed });
+    }
+
+    /// A reserved id whose session has ended meanwhile goes back.
+    pub(super) fn reserved(&mut self, id: u64, key: Key) {
+        if self.clients.get(key).is_some() {
+            return self.tell(key, Event::Reserved);
+        }
+        let home = (id % self.shards as u64) as usize;
+        let seat = self.seat(key);
+        self.post(home, Mail::Free { id, seat });
+    }
+
+    /// Sends to any shard; to this one by its own list, read with the next turn's mail.
+    pub(super) fn post(&mut self, shard: usize, mail: Mail) {
+        if shard == self.index {
+            self.notes.push(mail);
+        } else {
+            self.io.send(shard, mail);
+        }
+    }
+}
+
+/// How often the shelf is looked over, in ms.
+const SHELF_PAUSE: u32 = 1_000;
+
+/// A buffer for calls that has grown beyond this is not kept.
+const FIRST_BYTES_MAX: usize = 256 << 10;
