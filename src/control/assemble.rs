@@ -4,10 +4,12 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{self, Config, PoolConfig, ServerConfig, Target};
-use crate::fleet::{Balance, Breaker, Fleet, Pool, Route, Server};
+use ipnet::IpNet;
+
+use super::config::{self, Config, OnDuplicate, PoolConfig, PoolKind, ServerConfig, Target};
+use crate::fleet::{self, Balance, Breaker, Fleet, Pool, Route, Server};
 use crate::kit::Rate;
-use crate::session::{Confirm, House, Settings};
+use crate::session::{self, Confirm, House, Settings};
 
 /// What loops run on.
 pub struct Assembly {
@@ -42,9 +44,10 @@ pub fn assemble(config: &Config) -> Result<Assembly, String> {
         })
         .collect::<Result<_, String>>()?;
     let settings = config.pools.iter().map(settings_of).collect();
+    let house = house_of(config, &fleet);
     Ok(Assembly {
         fleet,
-        house: house_of(config),
+        house,
         settings,
     })
 }
@@ -88,10 +91,26 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
         connect_rate: Arc::new(Rate::new(config.connect_rate)),
         sources: config.source_addresses.clone(),
         fixed: config.target == Target::Fixed,
-        kind: crate::fleet::Kind::WebSocket,
-        connections: crate::fleet::Connections::default(),
+        kind: match config.kind {
+            PoolKind::Websocket => fleet::Kind::WebSocket,
+            PoolKind::Bridge => fleet::Kind::Bridge,
+            PoolKind::Http => fleet::Kind::Http,
+        },
+        connections: connections_of(config),
     });
     Ok(())
+}
+
+fn connections_of(pool: &PoolConfig) -> fleet::Connections {
+    let Some(shared) = &pool.connections else {
+        return fleet::Connections::default();
+    };
+    fleet::Connections {
+        min: shared.min,
+        max: shared.max,
+        idle: ms(shared.idle),
+        queue: shared.queue.unwrap_or(u32::MAX),
+    }
 }
 
 fn resolve(server: &ServerConfig) -> Result<Vec<SocketAddr>, String> {
@@ -113,9 +132,13 @@ fn settings_of(pool: &PoolConfig) -> Settings {
     let session = &pool.session;
     let timeouts = &pool.timeouts;
     Settings {
-        kind: crate::session::Kind::WebSocket,
-        response: 60_000,
-        replace: false,
+        kind: match pool.kind {
+            PoolKind::Websocket => session::Kind::WebSocket,
+            PoolKind::Bridge => session::Kind::Bridge,
+            PoolKind::Http => session::Kind::Http,
+        },
+        response: ms(timeouts.response),
+        replace: session.on_duplicate == OnDuplicate::Replace,
         buffer: session.buffer as usize,
         hold: ms(session.hold),
         admit: ms(session.admit),
@@ -141,8 +164,8 @@ fn settings_of(pool: &PoolConfig) -> Settings {
     }
 }
 
-fn house_of(config: &Config) -> House {
-    let limits = &config.limits;
+fn house_of(config: &Config, fleet: &Fleet) -> House {
+    let (limits, push) = (&config.limits, &config.push);
     House {
         header_max: limits.header as usize,
         message_max: limits.message,
@@ -152,10 +175,22 @@ fn house_of(config: &Config) -> House {
         pings: limits.pings,
         origins: config.origins.clone(),
         trusted: config.trusted_proxies.clone(),
-        push_path: "/".to_string(),
-        push_allow: Vec::new(),
-        push_token: None,
+        push_path: push.path.clone(),
+        push_allow: pushers(config, fleet),
+        push_token: push.token.as_ref().map(|token| token.reveal().to_string()),
     }
+}
+
+/// Who may push: whoever the operator allows, and the APIs themselves.
+fn pushers(config: &Config, fleet: &Fleet) -> Vec<IpNet> {
+    let is_bridge =
+        |server: &&Server| fleet.pools[server.pool as usize].kind == fleet::Kind::Bridge;
+    let apis = fleet.servers.iter().filter(is_bridge);
+    let mut allowed = config.push.allow.clone();
+    allowed.extend(apis.map(|server| IpNet::from(server.address.ip())));
+    allowed.sort();
+    allowed.dedup();
+    allowed
 }
 
 /// The configuration keeps times below 24 days.
@@ -165,3 +200,92 @@ fn ms(time: Duration) -> u32 {
 
 /// Servers that a process can name.
 const SERVERS_MAX: usize = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Sources;
+    use super::*;
+
+    fn assembled(text: &str) -> Assembly {
+        let config = Sources::default().load_text(text, "w.yaml").unwrap().config;
+        assemble(&config).unwrap()
+    }
+
+    #[test]
+    fn each_kind_of_pool_is_assembled() {
+        let text = "pools:\n  \
+            ws: { servers: [\"ws://127.0.0.1:1/x/\"] }\n  \
+            api: { kind: bridge, servers: [\"http://127.0.0.2:2/x/\", \"http://127.0.0.2:3/\"], timeouts: { response: 5s },\n    \
+            session: { on_duplicate: replace }, connections: { min: 2, idle: 4s } }\n  \
+            web: { kind: http, servers: [\"http://127.0.0.3:4/x/\"] }\n\
+            routes: [{ path: /api, upgrade: true, pool: api }, { upgrade: false, pool: web }, { pool: ws }]\n\
+            push: { allow: [10.0.0.0/8], token: opensesame }\n";
+        let Assembly {
+            fleet,
+            house,
+            settings,
+        } = assembled(text);
+        let kinds = fleet.pools.iter().map(|pool| pool.kind);
+        assert!(kinds.eq([
+            fleet::Kind::WebSocket,
+            fleet::Kind::Bridge,
+            fleet::Kind::Http
+        ]));
+        let kinds = settings.iter().map(|one| one.kind);
+        assert!(kinds.eq([
+            session::Kind::WebSocket,
+            session::Kind::Bridge,
+            session::Kind::Http
+        ]));
+        let behind = settings.iter().map(|one| (one.response, one.replace));
+        assert!(behind.eq([(60_000, false), (5_000, true), (60_000, false)]));
+        let connections = |number: usize| fleet.pools[number].connections;
+        let expected = fleet::Connections {
+            min: 2,
+            max: 1_000,
+            idle: 4_000,
+            queue: u32::MAX,
+        };
+        assert_eq!(connections(1), expected);
+        let expected = fleet::Connections {
+            min: 1,
+            max: 3,
+            idle: 3_000,
+            queue: 10,
+        };
+        assert_eq!(connections(2), expected);
+        let places = fleet
+            .servers
+            .iter()
+            .map(|one| (one.prefix.as_str(), one.authority.as_str()));
+        assert!(places.eq([
+            ("/x", "127.0.0.1:1"),
+            ("/x/", "127.0.0.2:2"),
+            ("/", "127.0.0.2:3"),
+            ("/x", "127.0.0.3:4"),
+        ]));
+        let routes = fleet.routes.iter().map(|route| (route.upgrade, route.pool));
+        assert!(routes.eq([(Some(true), 1), (Some(false), 2), (None, 0)]));
+        assert_eq!(house.push_path, "/_push/");
+        assert_eq!(house.push_token.as_deref(), Some("opensesame"));
+        let allowed: Vec<String> = house.push_allow.iter().map(ToString::to_string).collect();
+        assert_eq!(allowed, ["10.0.0.0/8", "127.0.0.2/32"]);
+    }
+
+    #[test]
+    fn without_keys_the_defaults_of_both_rooms_agree() {
+        let Assembly {
+            fleet,
+            house,
+            settings,
+        } = assembled("pools: { a: { kind: bridge, servers: [\"http://127.0.0.1/\"] } }");
+        assert_eq!(fleet.pools[0].connections, fleet::Connections::default());
+        let (own, theirs) = (&settings[0], Settings::default());
+        assert_eq!(
+            (own.response, own.replace),
+            (theirs.response, theirs.replace)
+        );
+        assert_eq!(house.push_path, House::default().push_path);
+        assert_eq!(house.push_token, None);
+    }
+}

@@ -13,7 +13,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::config::{
-    Config, LogConfig, Place, Problem, Problems, Sources, explain, nearest, parse_duration,
+    Config, FlagPool, LogConfig, Place, PoolKind, Problem, Problems, Sources, explain, nearest,
+    parse_duration,
 };
 
 /// What the process shall do.
@@ -165,10 +166,10 @@ struct Flags {
     /// A WebSocket server; several make one pool
     #[arg(long, value_name = "ws://HOST:PORT")]
     backend: Vec<String>,
-    /// An HTTP API behind a bridge (not supported yet)
+    /// An HTTP API, bridged to WebSocket clients; several make one pool
     #[arg(long, value_name = "http://HOST:PORT/")]
     api: Vec<String>,
-    /// An HTTP server (not supported yet)
+    /// An HTTP server for what is no upgrade; several make one pool
     #[arg(long, value_name = "http://HOST:PORT")]
     http: Vec<String>,
     /// Threads that carry sessions [default: auto]
@@ -253,9 +254,17 @@ fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
     if let Some((addresses, origin)) = env.pick_list(&flags.listen, "listen")? {
         sources.put_listeners(&addresses, &origin);
     }
-    if let Some((urls, origin)) = env.pick_list(&flags.backend, "backend")? {
-        sources.put_backends(&urls, &origin);
+    let mut pools = Vec::new();
+    for (flags, name, kind) in [
+        (&flags.backend, "backend", PoolKind::Websocket),
+        (&flags.api, "api", PoolKind::Bridge),
+        (&flags.http, "http", PoolKind::Http),
+    ] {
+        if let Some((urls, origin)) = env.pick_list(flags, name)? {
+            pools.push(FlagPool { kind, urls, origin });
+        }
     }
+    sources.put_pools(&pools);
     let table: [(&Option<String>, &str, &'static [&'static str]); 8] = [
         (&flags.admin, "admin", &["admin", "address"]),
         (&flags.loops, "loops", &["loops"]),
@@ -290,11 +299,6 @@ fn refuse_later(flags: &Flags, env: &mut Env) -> Result<(), Exit> {
             message: "not supported yet".into(),
         });
     };
-    for (list, name) in [(&flags.api, "api"), (&flags.http, "http")] {
-        if let Some((_, origin)) = env.pick_list(list, name)? {
-            refuse(origin);
-        }
-    }
     for (path, name) in [
         (&flags.cpuprofile, "cpuprofile"),
         (&flags.memprofile, "memprofile"),
@@ -319,7 +323,11 @@ fn demo(flags: &DemoFlags, env: &mut Env) -> Result<Command, Exit> {
     // The configuration's reader checks the few keys that the demo shares with it. The server is
     // a stand-in: the demo starts its own.
     let mut sources = Sources::default();
-    sources.put_backends(&["ws://127.0.0.1:1".into()], "demo");
+    sources.put_pools(&[FlagPool {
+        kind: PoolKind::Websocket,
+        urls: vec!["ws://127.0.0.1:1".into()],
+        origin: "demo".into(),
+    }]);
     let table: [(&Option<String>, &str, &'static [&'static str], &str); 2] = [
         (&flags.log_level, "log-level", &["log", "level"], "warn"),
         (&flags.log_format, "log-format", &["log", "format"], "text"),
@@ -585,6 +593,31 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_server_makes_its_pool() {
+        let (backend, api, http) = (
+            ("default", PoolKind::Websocket),
+            ("api", PoolKind::Bridge),
+            ("http", PoolKind::Http),
+        );
+        let table: &[(&str, &[(&str, PoolKind)])] = &[
+            ("--api http://a/ --api http://b/", &[api]),
+            ("--http http://a --http http://b", &[http]),
+            ("--http http://a --backend ws://b", &[backend, http]),
+            ("--http http://a --api http://b/", &[api, http]),
+        ];
+        for (line, expected) in table {
+            let config = config(line, &[]);
+            let pools = config
+                .pools
+                .iter()
+                .map(|pool| (pool.name.as_str(), pool.kind));
+            assert_eq!(pools.collect::<Vec<_>>(), *expected, "{line}");
+            let servers = config.pools.iter().map(|pool| pool.servers.len());
+            assert_eq!(servers.sum::<usize>(), 2, "{line}");
+        }
+    }
+
+    #[test]
     fn flag_wins_over_variable_over_file_over_default() {
         let text =
             format!("{POOL}session: {{ hold: 3s, buffer: 3MiB, confirm: written }}\ndrain: 3s\n");
@@ -615,6 +648,12 @@ mod tests {
             }),
             ("backend", "ws://z:3", |config| {
                 config.pools[0].servers[0].url.host == "z"
+            }),
+            ("api", "http://z:3/", |config| {
+                config.pools[0].kind == PoolKind::Bridge
+            }),
+            ("http", "http://z:3", |config| {
+                config.pools[0].kind == PoolKind::Http
             }),
             ("loops", "7", |config| config.loops.count() == 7),
             ("memory", "2MiB", |config| config.limits.memory == 2 << 20),
@@ -651,10 +690,13 @@ mod tests {
         }
         let lists = [
             ("WSTEADY_BACKEND", "ws://a:1, ws://b:2"),
+            ("WSTEADY_HTTP", "http://a:1, http://b:2"),
             ("WSTEADY_LISTEN", ":1,:2"),
         ];
         let config = config("", &lists);
-        assert_eq!((config.pools[0].servers.len(), config.listen.len()), (2, 2));
+        let servers = config.pools.iter().map(|pool| pool.servers.len());
+        assert_eq!(servers.collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(config.listen.len(), 2);
     }
 
     #[test]
@@ -677,12 +719,12 @@ mod tests {
             (
                 "",
                 &[],
-                "wsteady: no pool: give --backend or a pools section\n",
+                "wsteady: no pool: give --backend, --api, --http or a pools section\n",
             ),
             (
                 "check",
                 &[],
-                "wsteady: no pool: give --backend or a pools section\n",
+                "wsteady: no pool: give --backend, --api, --http or a pools section\n",
             ),
             (
                 "--backend ws://a --hold 5",
@@ -705,14 +747,15 @@ mod tests {
                 "wsteady: --admin: admin.address: 0.0.0.0:8081 is not loopback; write 127.0.0.1:8081, or give admin.token (WSTEADY_ADMIN_TOKEN)\n",
             ),
             (
-                "--api http://a/ --http http://b",
+                "--api http://a --http ws://b",
                 &[],
-                "wsteady: --api: not supported yet\nwsteady: --http: not supported yet\n",
+                "wsteady: --api: pools.api.servers[0].url: \"http://a\" does not end in `/`, and the ClientId goes behind it; write http://a/\n\
+                 wsteady: --http: pools.http.servers[0].url: \"ws://b\" does not fit a pool of kind http; write http://\n",
             ),
             (
-                "--backend ws://a",
+                "--backend ws://a --http http://c",
                 &[("WSTEADY_API", "http://a/")],
-                "wsteady: WSTEADY_API: not supported yet\n",
+                "wsteady: --backend and WSTEADY_API and --http: pools: pools default and api want the same requests; add routes\n",
             ),
             (
                 "--backend ws://a -cpuprofile=x -memprofile y",

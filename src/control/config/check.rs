@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::keys::nearest;
 use super::read::Findings;
-use super::{Config, PoolConfig, size_text};
+use super::{Config, PoolConfig, PoolKind, size_text};
 
 /// Checks all relations and fills in the ids of servers that were given none.
 pub(super) fn check(config: &mut Config, findings: &mut Findings) {
@@ -18,19 +18,16 @@ pub(super) fn check(config: &mut Config, findings: &mut Findings) {
 
 fn check_pools(config: &Config, findings: &mut Findings) {
     if findings.pool_names.is_empty() && !findings.pools_unreadable {
-        findings.problem_at("", "no pool: give --backend or a pools section");
-    }
-    if let [first, second, ..] = config.pools.as_slice()
-        && config.routes.is_empty()
-        && !findings.places.contains_key("routes[0]")
-    {
-        let message = format!(
-            "pools {} and {} want the same requests; add routes",
-            first.name, second.name
+        findings.problem_at(
+            "",
+            "no pool: give --backend, --api, --http or a pools section",
         );
-        findings.problem_at("pools", &message);
+    }
+    if config.routes.is_empty() && !findings.places.contains_key("routes[0]") {
+        check_wishes(&config.pools, findings);
     }
     for pool in &config.pools {
+        check_connections(pool, findings);
         let path = format!("pools.{}", pool.name);
         if pool.servers.is_empty() {
             findings.warn_at(
@@ -44,6 +41,33 @@ fn check_pools(config: &Config, findings: &mut Findings) {
         if !config.routes.is_empty() && !routed {
             findings.warn_at(&path, "no route leads here: it gets no requests");
         }
+    }
+}
+
+/// Without routes a request goes to the one pool whose kind wants it.
+fn check_wishes(pools: &[PoolConfig], findings: &mut Findings) {
+    for upgrades in [true, false] {
+        let mut wanting = pools
+            .iter()
+            .filter(|pool| pool.kind.wants_upgrades() == upgrades);
+        if let (Some(first), Some(second)) = (wanting.next(), wanting.next()) {
+            let message = format!(
+                "pools {} and {} want the same requests; add routes",
+                first.name, second.name
+            );
+            findings.problem_at("pools", &message);
+        }
+    }
+}
+
+fn check_connections(pool: &PoolConfig, findings: &mut Findings) {
+    let Some(connections) = &pool.connections else {
+        return;
+    };
+    let (min, max) = (connections.min, connections.max);
+    if min > max {
+        let message = format!("{min} is more than max ({max}); raise max, or write at most {max}");
+        findings.problem_at(&format!("pools.{}.connections.min", pool.name), &message);
     }
 }
 
@@ -61,6 +85,19 @@ fn check_routes(config: &Config, findings: &mut Findings) {
                 ),
             };
             findings.problem_at(&format!("{path}.pool"), &message);
+        }
+        let kind = config.pool(&route.pool).map(|pool| pool.kind);
+        // A bridge takes both: its clients' upgrades and its API's pushes.
+        let unwanted = match (route.upgrade, kind) {
+            (Some(true), Some(PoolKind::Http)) => Some("takes no upgrades; write upgrade: false"),
+            (Some(false), Some(PoolKind::Websocket)) => {
+                Some("takes upgrades alone; write upgrade: true")
+            }
+            _ => None,
+        };
+        if let Some(unwanted) = unwanted {
+            let message = format!("pool {} {unwanted}, or leave it out", route.pool);
+            findings.warn_at(&format!("{path}.upgrade"), &message);
         }
         let same = |other: &&super::RouteConfig| {
             (&other.path, &other.host, other.upgrade) == (&route.path, &route.host, route.upgrade)

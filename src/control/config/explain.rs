@@ -4,8 +4,8 @@ use std::fmt::{Display, Write};
 
 use super::parse::MASK;
 use super::{
-    Config, Confirm, Loops, Overflow, PoolConfig, RouteConfig, Secret, ServerConfig, SessionConfig,
-    Target, duration_text, size_text,
+    Config, Confirm, ConnectionsConfig, Loops, OnDuplicate, Overflow, PoolConfig, PoolKind,
+    PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target, duration_text, size_text,
 };
 
 /// What `wsteady check` prints. The whole text is YAML in which tokens are masked; without tokens
@@ -47,13 +47,28 @@ fn sentences(config: &Config, page: &mut Page) {
         "The admin address is {}{token}.",
         config.admin.address
     ));
-    if config.routes.is_empty() {
+    if !config.routes.is_empty() {
+        page.say("The first route that matches decides; a request without one gets 404.");
+    } else if config.pools.len() == 1 {
         page.say("Every request goes to the only pool.");
     } else {
-        page.say("The first route that matches decides; a request without one gets 404.");
+        for pool in &config.pools {
+            let wanted = match pool.kind.wants_upgrades() {
+                true => "Upgrades",
+                false => "Requests that are no upgrades",
+            };
+            page.say(&format!("{wanted} go to pool {}.", pool.name));
+        }
     }
     for pool in &config.pools {
         pool_sentences(pool, page);
+    }
+    if config
+        .pools
+        .iter()
+        .any(|pool| pool.kind == PoolKind::Bridge)
+    {
+        push_sentence(&config.push, page);
     }
     page.say(&format!(
         "All journals and queues together hold at most {}; one session at most {}.",
@@ -74,17 +89,50 @@ fn session_bytes_max(config: &Config) -> u64 {
     both.min(config.limits.memory)
 }
 
+fn push_sentence(push: &PushConfig, page: &mut Page) {
+    let token = if push.token.is_some() {
+        "with the token"
+    } else {
+        "without a token"
+    };
+    let allowed: Vec<String> = push.allow.iter().map(ToString::to_string).collect();
+    let others = match allowed.is_empty() {
+        true => String::new(),
+        false => format!(", and from {}", allowed.join(", ")),
+    };
+    page.say(&format!(
+        "Pushes are taken at {}<ClientId>, {token}, from loopback and the bridges' servers{others}.",
+        push.path
+    ));
+}
+
 fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
-    let session = &pool.session;
     let servers = match pool.servers.len() {
         1 => "one server".to_owned(),
         count => format!("{count} servers"),
     };
     page.say(&format!(
-        "Pool {}: {servers}, chosen by {}.",
-        pool.name, pool.balance
+        "Pool {} ({}): {servers}, chosen by {}.",
+        pool.name, pool.kind, pool.balance
     ));
-    page.say(match session.confirm {
+    match pool.kind {
+        PoolKind::Websocket => confirm_sentence(pool.session.confirm, page),
+        PoolKind::Bridge => bridge_sentences(pool, page),
+        PoolKind::Http => {}
+    }
+    if pool.kind != PoolKind::Http {
+        session_sentences(&pool.session, page);
+    }
+    if let Some(connections) = &pool.connections {
+        connections_sentence(connections, page);
+    }
+    if pool.target == Target::Fixed {
+        page.say("  Servers are asked for their own URL, whatever the client asked for.");
+    }
+}
+
+fn confirm_sentence(confirm: Confirm, page: &mut Page) {
+    page.say(match confirm {
         Confirm::Written => {
             "  A message counts as delivered when it was written to a server: at most once."
         }
@@ -95,6 +143,26 @@ fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
             "  A message counts as delivered when a server's application said so: at least once."
         }
     });
+}
+
+fn bridge_sentences(pool: &PoolConfig, page: &mut Page) {
+    let response = duration_text(pool.timeouts.response);
+    page.say(&format!(
+        "  A message is a POST, and counts as delivered when it was answered within {response}."
+    ));
+    page.say(match pool.session.confirm {
+        Confirm::Written => "  It is sent to one server alone: at most once.",
+        Confirm::Received | Confirm::Processed => {
+            "  Without an answer it is sent to another server: at least once."
+        }
+    });
+    page.say(match pool.session.on_duplicate {
+        OnDuplicate::Reject => "  A client whose ClientId is connected is closed with 1008.",
+        OnDuplicate::Replace => "  A client whose ClientId comes again is closed with 4409.",
+    });
+}
+
+fn session_sentences(session: &SessionConfig, page: &mut Page) {
     let hold = duration_text(session.hold);
     page.say(&format!(
         "  A session that loses its server waits up to {hold} for another."
@@ -104,9 +172,17 @@ fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
         Overflow::Pause => format!("  A client is not read while its session holds {buffer}."),
         Overflow::Close => format!("  A client whose session holds {buffer} is closed with 1013."),
     });
-    if pool.target == Target::Fixed {
-        page.say("  Servers are asked for their own URL, whatever the client asked for.");
-    }
+}
+
+fn connections_sentence(connections: &ConnectionsConfig, page: &mut Page) {
+    let max = connections.max;
+    let waiting = match connections.queue {
+        Some(queue) => format!("; {queue} requests may wait for one, others get 503"),
+        None => String::new(),
+    };
+    page.say(&format!(
+        "  A server gets at most {max} connections{waiting}."
+    ));
 }
 
 fn globals(config: &Config, page: &mut Page) {
@@ -134,6 +210,7 @@ fn globals(config: &Config, page: &mut Page) {
         flow_list(config.origins.iter().map(quoted))
     ));
     limits(config, page);
+    push(&config.push, page);
     page.line(&format!("drain: {}", duration_text(config.drain)));
     page.line(&format!(
         "log: {{ level: {}, format: {} }}",
@@ -156,6 +233,14 @@ fn limits(config: &Config, page: &mut Page) {
     page.pair("  ", "pings", limits.pings);
 }
 
+fn push(push: &PushConfig, page: &mut Page) {
+    let token = push.token.as_ref().map_or("", masked);
+    page.line("push:");
+    page.pair("  ", "path", quoted(&push.path));
+    page.pair("  ", "allow", flow_list(push.allow.iter().map(quoted)));
+    page.pair("  ", "token", format!("\"{token}\""));
+}
+
 fn session(session: &SessionConfig, indent: &str, page: &mut Page) {
     page.line(&format!("{indent}session:"));
     let inner = format!("{indent}  ");
@@ -173,6 +258,7 @@ fn session(session: &SessionConfig, indent: &str, page: &mut Page) {
         size_text(bytes)
     );
     page.pair(&inner, "barrier", barrier);
+    page.pair(&inner, "on_duplicate", session.on_duplicate);
     page.pair(
         &inner,
         "reconnect_header",
@@ -229,11 +315,19 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
     page.line(&format!("{INDENT}timeouts:"));
     page.pair("      ", "connect", duration_text(times.connect));
     page.pair("      ", "handshake", duration_text(times.handshake));
+    page.pair("      ", "response", duration_text(times.response));
     page.pair("      ", "ping", duration_text(times.ping));
     page.pair("      ", "pong", duration_text(times.pong));
     page.pair("      ", "close", duration_text(times.close));
     let sources = flow_list(pool.source_addresses.iter().map(quoted));
     page.pair(INDENT, "source_addresses", sources);
+    if let Some(own) = &pool.connections {
+        let (min, max, idle) = (own.min, own.max, duration_text(own.idle));
+        let queue = own.queue.map(|queue| format!(", queue: {queue}"));
+        let queue = queue.unwrap_or_default();
+        let all = format!("{{ min: {min}, max: {max}, idle: {idle}{queue} }}");
+        page.pair(INDENT, "connections", all);
+    }
     session(&pool.session, INDENT, page);
 }
 

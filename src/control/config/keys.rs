@@ -56,9 +56,10 @@ pub(super) const POOL: Section = Section {
         "timeouts",
         "source_addresses",
         "dns",
+        "connections",
         "session",
     ],
-    later: &["health", "hash", "connections"],
+    later: &["health", "hash"],
 };
 
 pub(super) const SERVER: Section = Section {
@@ -73,6 +74,11 @@ pub(super) const BREAKER: Section = Section {
 
 pub(super) const TIMEOUTS: Section = Section {
     keys: &["connect", "handshake", "response", "ping", "pong", "close"],
+    later: &[],
+};
+
+pub(super) const CONNECTIONS: Section = Section {
+    keys: &["min", "max", "idle", "queue"],
     later: &[],
 };
 
@@ -140,6 +146,7 @@ pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("pools.*.servers[]", &SERVER),
     ("pools.*.breaker", &BREAKER),
     ("pools.*.timeouts", &TIMEOUTS),
+    ("pools.*.connections", &CONNECTIONS),
     ("session", &SESSION),
     ("session.barrier", &BARRIER),
     ("limits", &LIMITS),

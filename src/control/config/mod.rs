@@ -25,9 +25,10 @@ mod tests;
 pub use explain::explain;
 pub(crate) use keys::nearest;
 pub use model::{
-    AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, LimitsConfig,
-    ListenConfig, LogConfig, LogFormat, LogLevel, Loops, Overflow, PoolConfig, PoolKind,
-    RouteConfig, Secret, ServerConfig, SessionConfig, Target, TimeoutsConfig,
+    AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig,
+    LimitsConfig, ListenConfig, LogConfig, LogFormat, LogLevel, Loops, OnDuplicate, Overflow,
+    PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target,
+    TimeoutsConfig,
 };
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};
@@ -62,6 +63,14 @@ pub struct Loaded {
 struct Overlay {
     path: &'static [&'static str],
     node: Node,
+}
+
+/// A pool that `--backend`, `--api` or `--http` makes.
+pub(crate) struct FlagPool {
+    pub kind: PoolKind,
+    pub urls: Vec<String>,
+    /// The flag or variable that has the URLs.
+    pub origin: String,
 }
 
 /// Without the value, which may be a token.
@@ -99,21 +108,17 @@ impl Sources {
         });
     }
 
-    /// Makes one WebSocket pool of `urls` and puts it over the file's pools and routes.
-    pub(crate) fn put_backends(&mut self, urls: &[String], origin: &str) {
-        let place = Place::named(origin);
-        let server = |url: &String| {
-            Node::map(
-                vec![("url", Node::scalar(url, place.clone()))],
-                place.clone(),
-            )
-        };
-        let servers = Node::list(urls.iter().map(server).collect(), place.clone());
-        let pool = Node::map(vec![("servers", servers)], place.clone());
-        let pools = Node::map(vec![(FLAG_POOL, pool)], place.clone());
+    /// Puts `pools` over the file's pools and routes; no pools change nothing.
+    pub(crate) fn put_pools(&mut self, pools: &[FlagPool]) {
+        if pools.is_empty() {
+            return;
+        }
+        let origins: Vec<&str> = pools.iter().map(|pool| pool.origin.as_str()).collect();
+        let place = Place::named(&origins.join(" and "));
+        let nodes = pools.iter().map(|pool| (pool.name(), pool.node()));
         self.overlays.push(Overlay {
             path: &["pools"],
-            node: pools,
+            node: Node::map(nodes.collect(), place.clone()),
         });
         self.overlays.push(Overlay {
             path: &["routes"],
@@ -163,6 +168,27 @@ impl Sources {
     }
 }
 
+impl FlagPool {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            PoolKind::Websocket => "default",
+            PoolKind::Bridge => "api",
+            PoolKind::Http => "http",
+        }
+    }
+
+    fn node(&self) -> Node {
+        let place = Place::named(&self.origin);
+        let server = |url: &String| {
+            let url = Node::scalar(url, place.clone());
+            Node::map(vec![("url", url)], place.clone())
+        };
+        let servers = Node::list(self.urls.iter().map(server).collect(), place.clone());
+        let kind = Node::scalar(&self.kind.to_string(), place.clone());
+        Node::map(vec![("kind", kind), ("servers", servers)], place)
+    }
+}
+
 impl Config {
     /// Everything at its default, with one WebSocket pool of these URLs.
     ///
@@ -170,7 +196,11 @@ impl Config {
     /// A URL that is not `ws://host:port/…`.
     pub fn with_backends(urls: &[String]) -> Result<Config, Problems> {
         let mut sources = Sources::default();
-        sources.put_backends(urls, "backend");
+        sources.put_pools(&[FlagPool {
+            kind: PoolKind::Websocket,
+            urls: urls.to_vec(),
+            origin: "backend".into(),
+        }]);
         sources.load().map(|loaded| loaded.config)
     }
 }
@@ -200,9 +230,6 @@ fn read_file(file: &Path) -> Result<String, Problems> {
     }
     std::fs::read_to_string(file).map_err(|error| wrong(format!("can't be read: {error}")))
 }
-
-/// The pool that `--backend` makes.
-const FLAG_POOL: &str = "default";
 
 /// A thousand pools of a hundred servers take some 600 kB; what is longer is another kind of file.
 const FILE_BYTES_MAX: u64 = 4 << 20;

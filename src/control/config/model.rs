@@ -16,7 +16,7 @@ pub struct Config {
     pub listen: Vec<ListenConfig>,
     pub admin: AdminConfig,
     pub loops: Loops,
-    /// First match wins. Empty: every request goes to the only pool.
+    /// First match wins. Empty: every request goes to the pool whose kind wants it.
     pub routes: Vec<RouteConfig>,
     /// In the file's order; names and server ids are unique.
     pub pools: Vec<PoolConfig>,
@@ -27,6 +27,7 @@ pub struct Config {
     /// Allowed values of `Origin`, in lower case. Empty: all.
     pub origins: Vec<String>,
     pub limits: LimitsConfig,
+    pub push: PushConfig,
     /// Time over which a stop spreads the closing of its sessions.
     pub drain: Duration,
     pub log: LogConfig,
@@ -67,7 +68,7 @@ pub struct RouteConfig {
     pub path: String,
     /// The `Host` header's name, in lower case and without port. `None`: any.
     pub host: Option<String>,
-    /// `Some(true)`: upgrades alone. `None`: upgrades and plain requests.
+    /// `Some(true)`: upgrades alone. `Some(false)`: plain requests alone. `None`: both.
     pub upgrade: Option<bool>,
     pub pool: String,
 }
@@ -93,15 +94,22 @@ pub struct PoolConfig {
     pub timeouts: TimeoutsConfig,
     /// Local addresses to dial from. Empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// `None` in a WebSocket pool, where each session has a connection of its own.
+    pub connections: Option<ConnectionsConfig>,
     /// The global settings with this pool's own keys laid over them.
     pub session: SessionConfig,
 }
 
-/// What the servers of a pool speak. (Bridge and HTTP pools come with later versions.)
+/// What the servers of a pool are, and so which requests they want.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PoolKind {
+    /// They speak WebSocket and take upgrades.
     #[default]
     Websocket,
+    /// An HTTP API behind WebSocket clients: takes upgrades, which become calls.
+    Bridge,
+    /// HTTP servers: take what is no upgrade.
+    Http,
 }
 
 /// One upstream URL, not yet resolved to addresses.
@@ -142,6 +150,19 @@ pub struct BreakerConfig {
     pub cooldown: Duration,
 }
 
+/// How many connections to one server the whole process keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionsConfig {
+    /// So many stay, however idle.
+    pub min: u32,
+    /// At least 1, and at least `min`.
+    pub max: u32,
+    /// The others are closed after so much rest.
+    pub idle: Duration,
+    /// Requests that may wait for one. `None` in a bridge, whose messages wait in journals.
+    pub queue: Option<u32>,
+}
+
 /// How long each step may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutsConfig {
@@ -149,6 +170,8 @@ pub struct TimeoutsConfig {
     pub connect: Duration,
     /// From then until its 101.
     pub handshake: Duration,
+    /// Until a bridge's or an HTTP server's answer is complete.
+    pub response: Duration,
     /// Silence of a leg before it gets a Ping.
     pub ping: Duration,
     /// Silence after that before the leg is dead.
@@ -173,6 +196,7 @@ pub struct SessionConfig {
     /// Servers that one message may take down before it is not sent again.
     pub replay_attempts: u32,
     pub barrier: BarrierConfig,
+    pub on_duplicate: OnDuplicate,
     /// The header that tells a server of a reconnect; always sent with value `1`.
     pub reconnect_header: String,
 }
@@ -208,6 +232,16 @@ pub enum Overflow {
     Close,
 }
 
+/// What happens when a client comes to a bridge with a ClientId that is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// The new client is closed with 1008.
+    #[default]
+    Reject,
+    /// The old client is closed with 4409.
+    Replace,
+}
+
 /// Bounds on what clients may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
@@ -231,6 +265,17 @@ pub struct LimitsConfig {
     pub message_time: Duration,
     /// Pings a second from a client, after a burst of 200.
     pub pings: u32,
+}
+
+/// How the APIs behind bridges reach their clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushConfig {
+    /// What stands before the ClientId; begins and ends with a slash.
+    pub path: String,
+    /// Who may push, beside loopback and the servers of bridges.
+    pub allow: Vec<IpNet>,
+    /// Asked of every push if set.
+    pub token: Option<Secret>,
 }
 
 /// What is logged, and how.
@@ -311,6 +356,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             origins: Vec::new(),
             limits: LimitsConfig::default(),
+            push: PushConfig::default(),
             drain: Duration::from_secs(30),
             log: LogConfig::default(),
         }
@@ -319,10 +365,10 @@ impl Default for Config {
 
 impl PoolConfig {
     /// An empty pool with every other key at its default.
-    pub fn new(name: impl Into<String>, session: SessionConfig) -> PoolConfig {
+    pub fn new(name: impl Into<String>, kind: PoolKind, session: SessionConfig) -> PoolConfig {
         PoolConfig {
             name: name.into(),
-            kind: PoolKind::Websocket,
+            kind,
             servers: Vec::new(),
             balance: Balance::RoundRobin,
             target: Target::Append,
@@ -333,7 +379,33 @@ impl PoolConfig {
             block_headers: Vec::new(),
             timeouts: TimeoutsConfig::default(),
             source_addresses: Vec::new(),
+            connections: kind.connections(),
             session,
+        }
+    }
+}
+
+impl PoolKind {
+    /// Whether upgrades without a route come here; else plain requests do.
+    pub fn wants_upgrades(self) -> bool {
+        match self {
+            PoolKind::Websocket | PoolKind::Bridge => true,
+            PoolKind::Http => false,
+        }
+    }
+
+    /// What `connections` is unless it is given.
+    fn connections(self) -> Option<ConnectionsConfig> {
+        let shared = |max, idle, queue| ConnectionsConfig {
+            min: 1,
+            max,
+            idle: Duration::from_secs(idle),
+            queue,
+        };
+        match self {
+            PoolKind::Websocket => None,
+            PoolKind::Bridge => Some(shared(1000, 30, None)),
+            PoolKind::Http => Some(shared(3, 3, Some(10))),
         }
     }
 }
@@ -352,6 +424,7 @@ impl Default for TimeoutsConfig {
         TimeoutsConfig {
             connect: Duration::from_secs(2),
             handshake: Duration::from_secs(10),
+            response: Duration::from_secs(60),
             ping: Duration::from_secs(30),
             pong: Duration::from_secs(10),
             close: Duration::from_secs(5),
@@ -370,6 +443,7 @@ impl Default for SessionConfig {
             atomic: 64 << 10,
             replay_attempts: 3,
             barrier: BarrierConfig::default(),
+            on_duplicate: OnDuplicate::Reject,
             reconnect_header: "X-Balancer-Reconnect".into(),
         }
     }
@@ -380,6 +454,16 @@ impl Default for BarrierConfig {
         BarrierConfig {
             delay: Duration::from_millis(50),
             bytes: 64 << 10,
+        }
+    }
+}
+
+impl Default for PushConfig {
+    fn default() -> PushConfig {
+        PushConfig {
+            path: "/".into(),
+            allow: Vec::new(),
+            token: None,
         }
     }
 }
@@ -413,7 +497,11 @@ pub(super) trait Words: Copy + PartialEq + 'static {
 }
 
 impl Words for PoolKind {
-    const WORDS: &'static [(&'static str, Self)] = &[("websocket", PoolKind::Websocket)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("websocket", PoolKind::Websocket),
+        ("bridge", PoolKind::Bridge),
+        ("http", PoolKind::Http),
+    ];
 }
 
 impl Words for Balance {
@@ -442,6 +530,13 @@ impl Words for Overflow {
         &[("pause", Overflow::Pause), ("close", Overflow::Close)];
 }
 
+impl Words for OnDuplicate {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("reject", OnDuplicate::Reject),
+        ("replace", OnDuplicate::Replace),
+    ];
+}
+
 impl Words for LogLevel {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("error", LogLevel::Error),
@@ -468,5 +563,12 @@ macro_rules! display_as_word {
 }
 
 display_as_word!(
-    PoolKind, Balance, Target, Confirm, Overflow, LogLevel, LogFormat
+    PoolKind,
+    Balance,
+    Target,
+    Confirm,
+    Overflow,
+    OnDuplicate,
+    LogLevel,
+    LogFormat
 );

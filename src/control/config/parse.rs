@@ -251,14 +251,28 @@ pub(super) fn close_code(text: &str) -> Result<u16, String> {
 
 /// A prefix of a path in whole segments; a slash at its end says nothing and is dropped.
 pub(super) fn route_path(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'?' && byte != b'#';
-    if !text.starts_with('/') || !text.bytes().all(plain) {
+    if !is_path(text) {
         return Err(format!("{text:?} is not a path; write /chat"));
     }
     match text.trim_end_matches('/') {
         "" => Ok("/".into()),
         path => Ok(path.into()),
     }
+}
+
+/// What a ClientId can follow directly.
+pub(super) fn push_path(text: &str) -> Result<String, String> {
+    match is_path(text) && text.ends_with('/') {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} is not a path that begins and ends with a slash; write /_push/"
+        )),
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'?' && byte != b'#';
+    text.starts_with('/') && text.bytes().all(plain)
 }
 
 /// A host name or address as it stands in `Host`, without its port.

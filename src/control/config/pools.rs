@@ -4,7 +4,7 @@ use super::keys;
 use super::read::{Fields, Findings, LATER, read_session};
 use super::tree::{Node, Value};
 use super::{
-    BreakerConfig, PoolConfig, Scheme, ServerConfig, ServerUrl, SessionConfig, Target,
+    BreakerConfig, PoolConfig, PoolKind, Scheme, ServerConfig, ServerUrl, SessionConfig, Target,
     TimeoutsConfig, parse,
 };
 
@@ -35,93 +35,81 @@ pub(super) fn read_pools(
         let path = format!("pools.{}", entry.key);
         findings.pool_names.push(entry.key.clone());
         findings.note(&path, &entry.place, parse::name(&entry.key));
-        let new = PoolConfig::new(entry.key.as_str(), session.clone());
-        pools.extend(read_pool(&entry.node, &path, new, findings));
+        let fields = findings.section(&entry.node, &path, &keys::POOL);
+        // Under a wrong kind all other keys would only raise more complaints.
+        if let Some(kind) = read_kind(&fields, findings) {
+            let mut pool = PoolConfig::new(entry.key.as_str(), kind, session.clone());
+            read_pool(&fields, &mut pool, findings);
+            pools.push(pool);
+        }
     }
     pools
 }
 
-/// `None`: a kind that this version can't read. Its other keys would only raise more complaints.
-fn read_pool(
-    node: &Node,
-    path: &str,
-    mut pool: PoolConfig,
-    findings: &mut Findings,
-) -> Option<PoolConfig> {
-    if later_kind(node) {
-        let kind = format!("{path}.kind");
-        findings.problem(&kind, &kind_place(node), LATER);
-        return None;
-    }
-    let fields = findings.section(node, path, &keys::POOL);
-    findings.fill(&fields, "kind", &mut pool.kind, parse::word);
-    findings.fill(&fields, "balance", &mut pool.balance, |text| match text {
+/// `None`: the kind that is given is none.
+fn read_kind(fields: &Fields<'_>, findings: &mut Findings) -> Option<PoolKind> {
+    let mut kind = match fields.find("kind") {
+        Some(_) => None,
+        None => Some(PoolKind::default()),
+    };
+    findings.fill(fields, "kind", &mut kind, |text| {
+        parse::word(text).map(Some)
+    });
+    kind
+}
+
+/// Reads all but the kind.
+fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings) {
+    let kind = pool.kind;
+    findings.fill(fields, "balance", &mut pool.balance, |text| match text {
         "hash" | "adaptive" => Err(LATER.into()),
         _ => parse::word(text),
     });
-    findings.fill(&fields, "target", &mut pool.target, parse::word);
+    findings.fill(fields, "target", &mut pool.target, |text| {
+        match (kind, parse::word(text)?) {
+            (PoolKind::Bridge | PoolKind::Http, Target::Fixed) => Err(format!(
+                "\"fixed\" is for pools of kind websocket, not {kind}; write append"
+            )),
+            (_, target) => Ok(target),
+        }
+    });
     let target = pool.target;
     let server = |node: &Node, path: &str, findings: &mut Findings| {
-        read_server(node, path, target, findings)
+        read_server(node, path, (kind, target), findings)
     };
-    pool.servers = findings
-        .list(&fields, "servers", server)
-        .unwrap_or_default();
-    read_breaker(&fields, &mut pool.breaker, findings);
+    pool.servers = findings.list(fields, "servers", server).unwrap_or_default();
+    read_breaker(fields, &mut pool.breaker, findings);
     let rate = parse::number_within(1, u32::MAX);
-    findings.fill(&fields, "connect_rate", &mut pool.connect_rate, rate);
+    findings.fill(fields, "connect_rate", &mut pool.connect_rate, rate);
     let codes = &mut pool.abnormal_close_codes;
-    findings.fill_list(&fields, "abnormal_close_codes", codes, parse::close_code);
+    findings.fill_list(fields, "abnormal_close_codes", codes, parse::close_code);
     codes.sort_unstable();
     codes.dedup();
     let (pass, block) = (&mut pool.pass_headers, &mut pool.block_headers);
-    findings.fill_list(&fields, "pass_headers", pass, parse::free_header_name);
+    findings.fill_list(fields, "pass_headers", pass, parse::free_header_name);
+    findings.fill_list(fields, "block_headers", block, parse::blockable_header_name);
+    read_timeouts(fields, &mut pool.timeouts, findings);
     findings.fill_list(
-        &fields,
-        "block_headers",
-        block,
-        parse::blockable_header_name,
-    );
-    read_timeouts(&fields, &mut pool.timeouts, findings);
-    findings.fill_list(
-        &fields,
+        fields,
         "source_addresses",
         &mut pool.source_addresses,
         parse::ip,
     );
-    findings.only(&fields, "dns", "30s");
-    read_session(&fields, &mut pool.session, findings);
-    Some(pool)
-}
-
-fn later_kind(pool: &Node) -> bool {
-    let kind = kind_node(pool).map(|node| &node.value);
-    matches!(kind, Some(Value::Scalar(kind)) if kind == "bridge" || kind == "http")
-}
-
-fn kind_place(pool: &Node) -> super::Place {
-    kind_node(pool).unwrap_or(pool).place.clone()
-}
-
-fn kind_node(pool: &Node) -> Option<&Node> {
-    let Value::Map(entries) = &pool.value else {
-        return None;
-    };
-    entries
-        .iter()
-        .find(|entry| entry.key == "kind")
-        .map(|entry| &entry.node)
+    findings.only(fields, "dns", "30s");
+    read_connections(fields, pool, findings);
+    read_session(fields, &mut pool.session, findings);
 }
 
 /// `{ url: …, id: …, weight: … }`, or the URL alone. Ids that are not given are made by the checks.
 fn read_server(
     node: &Node,
     path: &str,
-    target: Target,
+    (kind, target): (PoolKind, Target),
     findings: &mut Findings,
 ) -> Option<ServerConfig> {
+    let parse_url = |text: &str| server_url(text, kind, target);
     if let Value::Scalar(text) = &node.value {
-        let url = findings.note(path, &node.place, websocket_url(text, target))?;
+        let url = findings.note(path, &node.place, parse_url(text))?;
         return Some(ServerConfig {
             url,
             id: String::new(),
@@ -130,10 +118,9 @@ fn read_server(
     }
     let fields = findings.section(node, path, &keys::SERVER);
     let (mut url, mut id, mut weight) = (None, String::new(), 1);
-    findings.fill(&fields, "url", &mut url, |text| {
-        websocket_url(text, target).map(Some)
-    });
-    findings.need(&fields, "url", &node.place, "write ws://host:port");
+    findings.fill(&fields, "url", &mut url, |text| parse_url(text).map(Some));
+    let (_, form) = url_form(kind);
+    findings.need(&fields, "url", &node.place, &format!("write {form}"));
     findings.fill(&fields, "id", &mut id, parse::name);
     // As many steps as a 16-bit share has; beyond it the exact round would take hours.
     findings.fill(
@@ -149,33 +136,81 @@ fn read_server(
     })
 }
 
-/// A server's URL in the form that its pool's target needs.
-fn websocket_url(text: &str, target: Target) -> Result<ServerUrl, String> {
-    let mut url = ServerUrl::parse(text)?;
-    match url.scheme {
-        Scheme::Ws => {}
-        Scheme::Wss => return Err(format!("{text:?}: this build has no TLS; write ws://")),
-        Scheme::Http | Scheme::Https => {
-            return Err(format!(
-                "{text:?} does not fit a pool of kind websocket; write ws://"
-            ));
-        }
+/// A server's URL in the form that its pool's kind and target need.
+fn server_url(text: &str, kind: PoolKind, target: Target) -> Result<ServerUrl, String> {
+    let (scheme, form) = url_form(kind);
+    let url = ServerUrl::parse(text).map_err(|why| format!("{why}; write {form}"))?;
+    let short = scheme.text();
+    if url.scheme.is_secure() {
+        return Err(format!("{text:?}: this build has no TLS; write {short}://"));
     }
-    match target {
-        Target::Append if url.path.contains('?') => {
+    if url.scheme != scheme {
+        return Err(format!(
+            "{text:?} does not fit a pool of kind {kind}; write {short}://"
+        ));
+    }
+    let query = url.path.contains('?');
+    match (kind, target) {
+        (PoolKind::Bridge, _) if query => Err(format!(
+            "{text:?} has a query, but the ClientId goes behind it; write {form}"
+        )),
+        (PoolKind::Bridge, _) if !url.path.ends_with('/') => Err(format!(
+            "{text:?} does not end in `/`, and the ClientId goes behind it; write {text}/"
+        )),
+        (PoolKind::Bridge, _) => Ok(url),
+        (PoolKind::Http, _) if query => Err(format!(
+            "{text:?} has a query, but the client's target goes behind it; write {form}"
+        )),
+        (PoolKind::Websocket, Target::Append) if query => {
             Err(format!("{text:?} has a query; that needs `target: fixed`"))
         }
         // The client's path follows, and it begins with a slash.
-        Target::Append => {
-            url.path.truncate(url.path.trim_end_matches('/').len());
-            Ok(url)
-        }
-        Target::Fixed if url.path.is_empty() => Ok(ServerUrl {
+        (PoolKind::Http, _) | (PoolKind::Websocket, Target::Append) => Ok(ServerUrl {
+            path: url.path.trim_end_matches('/').into(),
+            ..url
+        }),
+        (PoolKind::Websocket, Target::Fixed) if url.path.is_empty() => Ok(ServerUrl {
             path: "/".into(),
             ..url
         }),
-        Target::Fixed => Ok(url),
+        (PoolKind::Websocket, Target::Fixed) => Ok(url),
     }
+}
+
+/// The scheme of a kind's URLs, and one to write.
+fn url_form(kind: PoolKind) -> (Scheme, &'static str) {
+    match kind {
+        PoolKind::Websocket => (Scheme::Ws, "ws://host:port"),
+        PoolKind::Bridge => (Scheme::Http, "http://host:port/"),
+        PoolKind::Http => (Scheme::Http, "http://host:port"),
+    }
+}
+
+fn read_connections(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Findings) {
+    let kind = into.kind;
+    let Some(connections) = &mut into.connections else {
+        let path = pool.path_of("connections");
+        let message = format!(
+            "a pool of kind {kind} shares none: each session has its own; leave the key out"
+        );
+        if let Some(node) = pool.find("connections") {
+            findings.problem(&path, &node.place, &message);
+        }
+        return;
+    };
+    let fields = findings.subsection(pool, "connections", &keys::CONNECTIONS);
+    let any = || parse::number_within(0, u32::MAX);
+    let some = parse::number_within(1, u32::MAX);
+    findings.fill(&fields, "min", &mut connections.min, any());
+    findings.fill(&fields, "max", &mut connections.max, some);
+    findings.fill(&fields, "idle", &mut connections.idle, parse::some_time);
+    let queue = |text: &str| match kind {
+        PoolKind::Bridge => {
+            Err("a message waits in its journal; there is no queue; leave the key out".to_owned())
+        }
+        PoolKind::Websocket | PoolKind::Http => any()(text).map(Some),
+    };
+    findings.fill(&fields, "queue", &mut connections.queue, queue);
 }
 
 fn read_breaker(pool: &Fields<'_>, breaker: &mut BreakerConfig, findings: &mut Findings) {
@@ -194,7 +229,12 @@ fn read_timeouts(pool: &Fields<'_>, timeouts: &mut TimeoutsConfig, findings: &mu
         &mut timeouts.handshake,
         parse::some_time,
     );
-    findings.only(&fields, "response", "60s");
+    findings.fill(
+        &fields,
+        "response",
+        &mut timeouts.response,
+        parse::some_time,
+    );
     findings.fill(&fields, "ping", &mut timeouts.ping, parse::some_time);
     findings.fill(&fields, "pong", &mut timeouts.pong, parse::some_time);
     findings.fill(&fields, "close", &mut timeouts.close, parse::some_time);

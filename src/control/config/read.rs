@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::keys::{self, Section, nearest};
 use super::tree::{Entry, Node, Value};
 use super::{
-    AdminConfig, BarrierConfig, Config, LimitsConfig, ListenConfig, LogConfig, Place, Problem,
-    RouteConfig, SessionConfig, parse, pools,
+    AdminConfig, BarrierConfig, Config, LimitsConfig, ListenConfig, LogConfig, Place, PoolKind,
+    Problem, PushConfig, RouteConfig, SessionConfig, parse, pools,
 };
 
 /// What reading and checking brought to light beside the values.
@@ -52,7 +52,11 @@ pub(super) fn read(root: &Node, findings: &mut Findings) -> Config {
     );
     findings.fill_list(&fields, "origins", &mut config.origins, parse::origin);
     read_limits(&fields, &mut config.limits, findings);
-    read_push(&fields, findings);
+    if config.pools.iter().any(|pool| pool.kind == PoolKind::Http) {
+        // The paths of an HTTP pool's requests are its own; `/` would take them all.
+        config.push.path = HTTP_PUSH_PATH.into();
+    }
+    read_push(&fields, &mut config.push, findings);
     findings.fill(&fields, "drain", &mut config.drain, parse::parse_duration);
     read_log(&fields, &mut config.log, findings);
     let metrics = findings.subsection(&fields, "metrics", &keys::METRICS);
@@ -113,7 +117,12 @@ pub(super) fn read_session(
         attempts,
     );
     read_barrier(&fields, &mut session.barrier, findings);
-    findings.only(&fields, "on_duplicate", "reject");
+    findings.fill(
+        &fields,
+        "on_duplicate",
+        &mut session.on_duplicate,
+        parse::word,
+    );
     let header = &mut session.reconnect_header;
     findings.fill(&fields, "reconnect_header", header, parse::free_header_name);
 }
@@ -141,15 +150,9 @@ fn read_route(node: &Node, path: &str, findings: &mut Findings) -> Option<RouteC
     findings.fill(&fields, "host", &mut route.host, |text| {
         parse::host(text).map(Some)
     });
-    findings.fill(
-        &fields,
-        "upgrade",
-        &mut route.upgrade,
-        |text| match parse::boolean(text)? {
-            true => Ok(Some(true)),
-            false => Err(LATER.into()),
-        },
-    );
+    findings.fill(&fields, "upgrade", &mut route.upgrade, |text| {
+        parse::boolean(text).map(Some)
+    });
     findings.fill(&fields, "pool", &mut route.pool, |text| Ok(text.into()));
     findings.need(
         &fields,
@@ -204,14 +207,11 @@ fn read_limits(root: &Fields<'_>, limits: &mut LimitsConfig, findings: &mut Find
     findings.fill(&fields, "pings", &mut limits.pings, some());
 }
 
-/// Known, checked for being untouched, and without a place in [`Config`] until bridges exist.
-fn read_push(root: &Fields<'_>, findings: &mut Findings) {
+fn read_push(root: &Fields<'_>, push: &mut PushConfig, findings: &mut Findings) {
     let fields = findings.subsection(root, "push", &keys::PUSH);
-    findings.only(&fields, "path", "/");
-    findings.only(&fields, "token", "");
-    findings.list(&fields, "allow", |node, path, findings| {
-        findings.note::<()>(path, &node.place, Err(LATER.into()))
-    });
+    findings.fill(&fields, "path", &mut push.path, parse::push_path);
+    findings.fill_list(&fields, "allow", &mut push.allow, parse::network);
+    findings.fill(&fields, "token", &mut push.token, parse::token);
 }
 
 fn read_log(root: &Fields<'_>, log: &mut LogConfig, findings: &mut Findings) {
@@ -450,6 +450,9 @@ fn scalar(node: &Node) -> Result<&str, String> {
         Value::Map(_) => Err("is a map; write one value".into()),
     }
 }
+
+/// Where pushes go beside an HTTP pool, unless `push.path` says.
+const HTTP_PUSH_PATH: &str = "/_push/";
 
 /// What is said of everything that later versions fill.
 pub(super) const LATER: &str = "not supported yet";

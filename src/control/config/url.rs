@@ -13,8 +13,9 @@ pub struct ServerUrl {
     pub host: String,
     /// Given, or the scheme's own.
     pub port: u16,
-    /// Empty, or a path from `/` on, with the query if there is one. In a pool with
-    /// `target: append` it never ends in `/`, so that the client's path can follow directly.
+    /// Empty, or a path from `/` on, with the query if there is one. A bridge's ends in `/`, so
+    /// that a ClientId can follow directly; where the client's path follows, in an HTTP pool and
+    /// with `target: append`, it does not.
     pub path: String,
 }
 
@@ -33,7 +34,8 @@ impl Scheme {
         matches!(self, Scheme::Wss | Scheme::Https)
     }
 
-    fn text(self) -> &'static str {
+    /// As it stands before `://`.
+    pub(super) fn text(self) -> &'static str {
         match self {
             Scheme::Ws => "ws",
             Scheme::Wss => "wss",
@@ -47,9 +49,9 @@ impl ServerUrl {
     /// Takes a URL apart.
     ///
     /// # Errors
-    /// A sentence for the operator.
+    /// What is wrong, for the operator; what would be right depends on the pool.
     pub fn parse(text: &str) -> Result<ServerUrl, String> {
-        let wrong = |why: &str| format!("{text:?} {why}; write ws://host:port");
+        let wrong = |why: &str| format!("{text:?} {why}");
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(wrong("has a space or another byte that no URL has"));
         }
