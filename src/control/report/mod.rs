@@ -11,8 +11,8 @@ use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
 
-use crate::fleet::{Fleet, Server, ServerState};
-use crate::session::{End, Loss, Sizes, Tally};
+use crate::fleet::{Fleet, Kind, Server, ServerState};
+use crate::session::{End, Loss, Sizes, Tally, Times};
 use crate::shard::stats::{ServerStats, Snapshot, Stats};
 
 /// All metrics. `memory_limit` in bytes.
@@ -208,23 +208,55 @@ fn messages(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
             page.sample(&labels, counts.sum::<u64>());
         }
     }
-    // Pools of the kinds bridge and http will have these; there is none yet, so no series either.
-    let requests = [
-        ("wsteady_requests_started_total", "Requests begun."),
-        ("wsteady_requests_failed_total", "Requests that failed."),
+    requests(page, sums, fleet);
+}
+
+/// Of the pools that are asked by requests: bridges and HTTP pools.
+fn requests(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
+    type Count = fn(&Tally) -> u64;
+    let families: [(&'static str, &str, Count); 3] = [
+        (
+            "wsteady_requests_started_total",
+            "Requests begun.",
+            |tally| tally.requests_started,
+        ),
+        (
+            "wsteady_requests_failed_total",
+            "Requests without an answer, or with one that is no success.",
+            |tally| tally.requests_failed,
+        ),
         (
             "wsteady_requests_succeeded_total",
             "Requests that succeeded.",
+            |tally| tally.requests_succeeded,
         ),
     ];
-    for (name, help) in requests {
+    let pools = || {
+        let all = fleet.pools.iter().enumerate();
+        all.filter(|(_, pool)| pool.kind != Kind::WebSocket)
+    };
+    for (name, help, count) in families {
         page.family(name, COUNTER, help);
+        for (number, pool) in pools() {
+            let total: u64 = sums.tallies(number).map(count).sum();
+            page.sample(&[("pool", &pool.name)], total);
+        }
     }
     page.family(
         "wsteady_request_seconds",
         HISTOGRAM,
         "Time from a request to its answer.",
     );
+    for (number, pool) in pools() {
+        let mut buckets = Buckets::new(Times::bounds(), 1_000.0);
+        for times in sums.tallies(number).map(|tally| &tally.request_times) {
+            for (place, count) in times.buckets.iter().enumerate() {
+                buckets.put(place, *count);
+            }
+            buckets.sum += times.sum as f64 / 1e3;
+        }
+        page.histogram(&[("pool", &pool.name)], &buckets);
+    }
 }
 
 fn times_and_sizes(page: &mut Page, sums: &Sums<'_>) {
