@@ -138,6 +138,7 @@ impl ServerState {
 #[derive(Default)]
 pub struct Shared {
     connections: AtomicU32,
+    waiting: AtomicU32,
     /// When the one trial of an open breaker was taken, in ms plus one; 0: it is free.
     trial: AtomicU32,
 }
@@ -154,6 +155,17 @@ impl Shared {
         self.connections
             .fetch_update(Relaxed, Relaxed, more)
             .is_ok()
+    }
+
+    /// Somebody may wait for a connection, and was counted: fewer than `max` do.
+    pub fn try_wait(&self, max: u32) -> bool {
+        let more = |now: u32| (now < max).then_some(now + 1);
+        self.waiting.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Somebody does not wait any more.
+    pub fn waited(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
     /// A connection is over.

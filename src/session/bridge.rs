@@ -122,7 +122,8 @@ impl Session {
             Phase::Admitting => self.compose_get(to, out),
             Phase::Open | Phase::Held => self.compose_post(to, settings, chunks, out),
             Phase::Finishing => self.compose_delete(to, out),
-            Phase::Greeting | Phase::Serving | Phase::Moving | Phase::Parting | Phase::Over => None,
+            Phase::Serving => self.compose_exchange(to, out),
+            Phase::Greeting | Phase::Moving | Phase::Parting | Phase::Over => None,
         };
         written.is_some()
     }
@@ -466,6 +467,9 @@ impl Session {
     pub(super) fn on_call_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         if !std::mem::replace(&mut self.flags.calling, false) {
             return;
+        }
+        if self.phase == Phase::Serving {
+            return self.on_exchange_lost(loss, ctx);
         }
         ctx.tally.requests_failed += 1;
         match self.phase {

@@ -19,6 +19,9 @@ impl Session {
             (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
             // The next request waits for the answer to this one.
             (_, Phase::Serving) if self.is_asked() => self.stash.len() < EARLY_MAX,
+            (_, Phase::Serving) if self.is_exchanging() && !self.is_uploading() => {
+                self.stash.len() < EARLY_MAX
+            }
             _ => !self.flags.paused,
         }
     }
@@ -58,6 +61,9 @@ impl Session {
         }
         if count > 0 {
             self.client_pulse.progressed(now);
+            if self.phase == Phase::Serving {
+                self.bound_at = now;
+            }
         }
     }
 
@@ -89,6 +95,7 @@ impl Session {
             (Leg::Gone | Leg::Closed | Leg::Deaf, _) | (_, Phase::Over) => {}
             (_, Phase::Greeting) => self.greet(bytes, kept, ctx),
             (_, Phase::Admitting) => ctx.chunks.push(&mut self.stash, bytes),
+            (_, Phase::Serving) if self.is_exchanging() => self.on_upload_bytes(bytes, ctx),
             (_, Phase::Serving) => self.on_visit_bytes(bytes, ctx),
             _ => self.relay_up(bytes, ctx),
         }

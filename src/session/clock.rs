@@ -62,7 +62,9 @@ impl Session {
             Phase::Held | Phase::Finishing => ctx.settings.hold,
             _ => ctx.settings.admit,
         };
-        if attempt.ends_at(span, ctx.now).is_due(ctx.now) {
+        // A call that was begun has its own deadline: an API that hears of a client is heard out.
+        let begun = self.flags.calling && matches!(self.phase, Phase::Admitting | Phase::Serving);
+        if !begun && attempt.ends_at(span, ctx.now).is_due(ctx.now) {
             if self.phase == Phase::Held && planted!(HoldForever) {
                 return;
             }
@@ -74,6 +76,9 @@ impl Session {
             }
             if self.leg != Leg::Talking {
                 return self.leave_unopened(ctx);
+            }
+            if self.phase == Phase::Serving {
+                return self.on_no_exchange(super::Nobody::Busy, ctx);
             }
             if self.flags.bridged && !self.flags.reserved {
                 let wait = [("Retry-After", "1")];
@@ -193,9 +198,7 @@ impl Session {
         if self.phase == Phase::Greeting {
             add(Some(self.bound_at.after(ctx.house.handshake)));
         }
-        if self.phase == Phase::Serving && !self.is_asked() {
-            add(Some(self.bound_at.after(ctx.house.message_time)));
-        }
+        add(self.request_ends_at(ctx));
         add(self.call_ends_at(ctx.settings));
         if let Some(attempt) = &self.attempt {
             let held = matches!(self.phase, Phase::Held | Phase::Finishing);
@@ -204,7 +207,9 @@ impl Session {
             } else {
                 ctx.settings.admit
             };
-            add(Some(attempt.ends_at(span, ctx.now)));
+            let begun =
+                self.flags.calling && matches!(self.phase, Phase::Admitting | Phase::Serving);
+            add((!begun).then(|| attempt.ends_at(span, ctx.now)));
             add(attempt.deadline);
             add(attempt.retry_at);
         }

@@ -12,6 +12,7 @@ mod bridge;
 mod client;
 mod clock;
 pub mod dialect;
+mod exchange;
 pub mod journal;
 pub mod phase;
 pub mod pulse;
@@ -168,6 +169,7 @@ struct Rare {
     lost: u32,
     /// The plain request that the connection is at.
     visit: Option<Box<visit::Visit>>,
+    exchange: Option<Box<exchange::Exchange>>,
 }
 
 /// The number of an outstanding barrier, or none, in 8 bytes: no session counts to the last number.
@@ -258,6 +260,7 @@ impl Session {
             Event::Taken => self.on_taken(ctx),
             Event::Evicted => self.on_evicted(ctx),
             Event::Pushed(pushed) => self.on_pushed(pushed, ctx),
+            Event::Uploaded => self.on_uploaded(ctx),
             Event::Due => self.on_due(ctx),
             Event::Move(mover) => self.on_move(mover, ctx),
             Event::Stop(end) => self.on_stop(end, ctx),
@@ -383,7 +386,9 @@ impl Session {
     /// What must always hold; run after each turn in tests.
     pub fn check_invariants(&self) {
         self.journal.check_invariants();
-        let again = self.flags.bridged && self.phase == Phase::Finishing && self.attempt.is_some();
+        let again = self.flags.bridged
+            && matches!(self.phase, Phase::Finishing | Phase::Serving)
+            && self.attempt.is_some();
         let searching = matches!(self.phase, Phase::Admitting | Phase::Held) || again;
         assert_eq!(
             self.attempt.is_some(),

@@ -31,7 +31,8 @@ impl Session {
             }
             (Kind::Bridge, true) => self.begin_bridge(ctx),
             (Kind::Bridge, false) => self.begin_visit(ctx),
-            (Kind::Http, _) => self.deny(501, "plain requests are not served yet", ctx),
+            // An upgrade is a plain request to servers that know none (THREATS V4).
+            (Kind::Http, _) => self.begin_exchange(ctx),
         }
     }
 
@@ -86,6 +87,9 @@ impl Session {
     }
 
     pub(super) fn on_no_server(&mut self, nobody: Nobody, ctx: &mut Ctx<'_>) {
+        if self.phase == Phase::Serving {
+            return self.on_no_exchange(nobody, ctx);
+        }
         if self.flags.bridged && self.attempt.is_none() {
             return self.on_no_call(ctx);
         }

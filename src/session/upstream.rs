@@ -226,6 +226,9 @@ impl Session {
             Heard::Unsuitable => self.dial_again_plain(ctx),
             Heard::Differs => self.on_attempt_failed(Failed::Refused, ctx),
             Heard::Reply(reply) => self.on_reply(*reply, ctx),
+            Heard::Head(head) => self.on_head(*head, ctx),
+            Heard::Flow { ends } => self.on_flow(bytes, at, ends, ctx),
+            Heard::FlowEnd => self.end_exchange(ctx),
             Heard::Piece(piece) => self.on_piece(piece, bytes, at, ctx),
             Heard::Ping(payload) => {
                 self.rare().server_pong = Some(payload);

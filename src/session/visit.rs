@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::bridge::is_client_id;
 use super::vocab::{Action, Push, PushVerb, Pushed};
-use super::{Ctx, Leg, Phase, Session};
-use crate::kit::Spot;
+use super::{Ctx, Phase, Session};
+use crate::kit::{Spot, Tick};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::simple_response;
 use crate::wire::head::{HeadError, HeadLimits, Headers, Request};
@@ -236,25 +236,36 @@ impl Session {
             self.become_(Phase::Parting);
             return self.turn_deaf(ctx);
         }
-        // The next request may lead somewhere else.
-        self.pool = None;
-        self.become_(Phase::Greeting);
-        self.bound_at = ctx.now;
-        self.want_by(ctx.now.after(ctx.house.handshake), ctx);
-        ctx.actions.push(Action::ReadClient);
+        self.await_request(ctx);
     }
 
-    /// The body did not come in time.
+    /// The body of a request did not come in time: a push has `limits.message_time` for all of it, an
+    /// upload `limits.handshake` for each part that we wait for.
     pub(super) fn look_at_visit(&mut self, ctx: &mut Ctx<'_>) {
-        let late = self.bound_at.after(ctx.house.message_time).is_due(ctx.now);
-        if self.phase == Phase::Serving && !self.is_asked() && late {
-            self.deny(408, "the request did not arrive in time", ctx);
+        let late = self
+            .request_ends_at(ctx)
+            .is_some_and(|by| by.is_due(ctx.now));
+        if !late {
+            return;
         }
+        if self.is_exchanging() {
+            ctx.actions.push(Action::HangUpUpstream { say: None });
+        }
+        self.deny(408, "the request did not arrive in time", ctx);
     }
 
-    /// Whether it is only the API's connection, and never was a client.
-    pub fn is_visit(&self) -> bool {
-        self.phase == Phase::Serving && self.leg != Leg::Gone
+    pub(super) fn request_ends_at(&self, ctx: &Ctx<'_>) -> Option<Tick> {
+        let awaited = if self.is_exchanging() {
+            self.is_uploading() && !self.flags.paused && self.out.is_empty()
+        } else {
+            !self.is_asked()
+        };
+        let span = if self.is_exchanging() {
+            ctx.house.handshake
+        } else {
+            ctx.house.message_time
+        };
+        (self.phase == Phase::Serving && awaited).then(|| self.bound_at.after(span))
     }
 }
 

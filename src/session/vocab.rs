@@ -56,6 +56,8 @@ pub enum Event<'a> {
     Evicted,
     /// What became of the push that this connection has brought.
     Pushed(Pushed),
+    /// What was handed on of a request has left for the server.
+    Uploaded,
 
     // Time and the operator.
     /// The alarm that the session asked for.
@@ -98,6 +100,8 @@ pub enum Action {
     Free,
     /// The call is over; its connection may be kept for others.
     Release { keep: bool },
+    /// What the session has collected of a request's body goes to the server.
+    Upload,
     /// Find the client of this id and push to it; answer with `Pushed`.
     Ask(Box<str>, Box<Push>),
     /// What the present server deserves: its breaker wants to know.
@@ -216,6 +220,8 @@ pub enum Nobody {
     NoneUsable,
     /// The pool has no server, or takes no new clients.
     Empty,
+    /// All connections are taken, and enough wait for one.
+    Busy,
 }
 
 /// Who wants a session to leave its server, and how much patience there is.

@@ -14,7 +14,7 @@ use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Push, Pushed};
 pub(super) struct Shelf {
     idle: Vec<Vec<Rest>>,
     /// Sessions whose call waits for a connection to become free.
-    waiting: VecDeque<Key>,
+    waiting: VecDeque<(Key, u16)>,
     /// A connection has become free since they were looked at.
     freed: bool,
     /// Servers that have failed since their last success: that one is told, the others need not be.
@@ -100,8 +100,28 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         for shard in (0..self.shards).filter(|shard| *shard != self.index) {
             self.io.send(shard, Mail::Permit { server });
         }
-        self.shelf.waiting.push_back(key);
+        let queue = self.fleet.pools[usize::from(pool)].connections.queue;
+        if !self.fleet.servers[usize::from(server)]
+            .shared
+            .try_wait(queue)
+        {
+            return self.call(key, Event::NoServer(Nobody::Busy));
+        }
+        self.shelf.waiting.push_back((key, server));
         self.want_chores(QUEUE_PAUSE);
+    }
+
+    /// What a request's body has brought goes to its server.
+    pub(super) fn upload(&mut self, key: Key) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let upstream = client.upstream;
+        if let Some(slot) = self.upstreams.get_mut(upstream) {
+            let mut part = client.session.take_upload();
+            self.core.chunks.join(&mut slot.spill, &mut part);
+            self.mark_upstream(upstream);
+        }
     }
 
     fn dial_for_call(&mut self, key: Key, pool: u16, server: u16) {
@@ -124,7 +144,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
             Dialled::Exhausted => return self.call(key, Event::UpstreamLost(Loss::Exhausted)),
         };
-        let Some(dialect) = D::for_calls(head_max, body_max) else {
+        let streams = self.fleet.pools[usize::from(pool)].kind == crate::fleet::Kind::Http;
+        let Some(dialect) = D::for_calls(head_max, body_max, streams) else {
             self.fleet.servers[usize::from(server)]
                 .shared
                 .disconnected();
@@ -152,6 +173,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         (client.upstream, slot.rider) = (upstream, key);
+        slot.dialect.asked(client.session.asks_head());
         let core = &mut self.core;
         let place = &self.fleet.servers[usize::from(slot.server)];
         let pool = client.session.pool().map_or(0, usize::from);
@@ -240,9 +262,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     pub(super) fn serve_waiting(&mut self) {
         self.shelf.freed = false;
         for _ in 0..self.shelf.waiting.len() {
-            let Some(key) = self.shelf.waiting.pop_front() else {
+            let Some((key, server)) = self.shelf.waiting.pop_front() else {
                 break;
             };
+            self.fleet.servers[usize::from(server)].shared.waited();
             let before = self.shelf.waiting.len();
             self.begin_call(key);
             self.perform(key);

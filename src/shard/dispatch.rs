@@ -37,6 +37,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
             }
             Action::Release { keep } => self.release(key, keep),
+            Action::Upload => self.upload(key),
             Action::Reserve => self.reserve(key),
             Action::Leaving => self.leaving(key),
             Action::Free => self.free_id(key),

@@ -218,7 +218,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 let rest = &parcel.control[sent.control..];
                 core.chunks.push(&mut upstream.spill, rest);
             }
+            let uploaded = sent.spill > 0 && upstream.spill.is_empty();
             self.account(rider, &sent);
+            if uploaded
+                && self
+                    .clients
+                    .get(rider)
+                    .is_some_and(|one| one.session.is_bridged())
+            {
+                self.tell(rider, Event::Uploaded);
+            }
             if taken < total {
                 return;
             }

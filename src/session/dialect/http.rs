@@ -1,9 +1,10 @@
 //! The HTTP dialect: a server is asked something and answers once; then it may be asked again.
 
-use super::{Dial, Dialect, Heard, Reply};
+use super::{Dial, Dialect, Head, Heard, Reply};
 use crate::kit::Prng;
 use crate::session::vocab::Loss;
 use crate::wire::body::{Body, BodyStep};
+use crate::wire::compose::HeadWriter;
 use crate::wire::frame::{ControlBytes, Opcode, control};
 use crate::wire::head::{self, HeadLimits, Response};
 
@@ -11,6 +12,12 @@ use crate::wire::head::{self, HeadLimits, Response};
 pub struct Http {
     /// The answer whose body is arriving.
     reading: Option<Box<Reading>>,
+    /// Answers are passed on as they come, and not collected.
+    streams: bool,
+    /// The body that is passing through.
+    flow: Option<Body>,
+    /// HEAD was asked: there is no body, whatever the head says.
+    head_only: bool,
     body_max: u64,
     head_max: u32,
     /// Bytes of the response head that were looked at already.
@@ -28,6 +35,9 @@ impl Http {
     pub fn new(head_max: usize, body_max: u64) -> Http {
         Http {
             reading: None,
+            streams: false,
+            flow: None,
+            head_only: false,
             body_max,
             head_max: head_max as u32,
             seen: 0,
@@ -39,6 +49,9 @@ impl Http {
     fn hear_reply(&mut self, input: &[u8]) -> (usize, Heard) {
         if self.reading.is_some() {
             return self.hear_body(input);
+        }
+        if self.flow.is_some() {
+            return self.hear_flow(input);
         }
         let limits = HeadLimits::new(self.head_max as usize);
         let end = match head::end(input, self.seen as usize, &limits) {
@@ -67,7 +80,11 @@ impl Http {
             return (self.interim <= INTERIM_MAX).then_some(Heard::Nothing);
         }
         self.interim = 0;
-        let body = Body::of_response("POST", &response).ok()?;
+        let method = if self.head_only { "HEAD" } else { "POST" };
+        let body = Body::of_response(method, &response).ok()?;
+        if self.streams {
+            return Some(self.begin_flow(&response, body));
+        }
         let headers = &response.headers;
         let is_binary = |value: &str| {
             let kind = value.split(';').next().unwrap_or_default().trim();
@@ -93,6 +110,57 @@ impl Http {
         }
         self.reading = Some(Box::new(Reading { reply, body }));
         Some(Heard::Nothing)
+    }
+
+    /// What a client gets of the answer's head; framing is written anew for it.
+    fn begin_flow(&mut self, response: &Response<'_>, body: Body) -> Heard {
+        let headers = &response.headers;
+        let mut lines = Vec::with_capacity(512);
+        let mut head = HeadWriter::new(&mut lines);
+        let bodiless = self.head_only || response.status == 304;
+        for (name, value) in headers.iter() {
+            let nominated = headers.has_token("connection", name);
+            // Without a body the length is only told, and passes.
+            let framing = name.eq_ignore_ascii_case("content-length") && !bodiless;
+            if !nominated && !framing && !head::is_hop_by_hop(name) {
+                // Parsed values can't be refused; one that is must not reach the wire.
+                let _left_out = head.header(name, value);
+            }
+        }
+        let answer = Head {
+            status: response.status,
+            lines,
+            length: body.length(),
+            bodiless: body.is_done() && (bodiless || response.status == 204),
+            ends: body.is_done(),
+            keep: response.keeps_alive() && !body.is_until_close(),
+        };
+        if !answer.ends {
+            self.flow = Some(body);
+        }
+        Heard::Head(Box::new(answer))
+    }
+
+    fn hear_flow(&mut self, input: &[u8]) -> (usize, Heard) {
+        let Some(body) = &mut self.flow else {
+            return (0, Heard::More);
+        };
+        let (used, heard) = match body.step(input) {
+            Ok(BodyStep::Data(range)) => (
+                range.end,
+                Heard::Flow {
+                    ends: body.is_done(),
+                },
+            ),
+            Ok(BodyStep::Skip(skipped)) => (skipped, Heard::Nothing),
+            Ok(BodyStep::More) => return (0, Heard::More),
+            Ok(BodyStep::Done(used)) => (used, Heard::FlowEnd),
+            Err(_) => (input.len(), Heard::Broken(Loss::Protocol)),
+        };
+        if body.is_done() {
+            self.flow = None;
+        }
+        (used, heard)
     }
 
     fn hear_body(&mut self, input: &[u8]) -> (usize, Heard) {
@@ -144,8 +212,15 @@ impl Dialect for Http {
         Http::new(dial.head_max, u64::MAX)
     }
 
-    fn for_calls(head_max: usize, body_max: u64) -> Option<Http> {
-        Some(Http::new(head_max, body_max))
+    fn for_calls(head_max: usize, body_max: u64, streams: bool) -> Option<Http> {
+        Some(Http {
+            streams,
+            ..Http::new(head_max, body_max)
+        })
+    }
+
+    fn asked(&mut self, head_only: bool) {
+        self.head_only = head_only;
     }
 
     fn hear(&mut self, input: &[u8]) -> (usize, Heard) {
@@ -155,6 +230,7 @@ impl Dialect for Http {
     fn hear_end(&mut self) -> Heard {
         match &self.reading {
             Some(reading) if reading.body.is_until_close() => self.finish(|reply| reply),
+            _ if self.flow.take().is_some_and(|body| body.is_until_close()) => Heard::FlowEnd,
             _ => Heard::Broken(Loss::Fin),
         }
     }
@@ -173,7 +249,7 @@ impl Dialect for Http {
     }
 
     fn is_whole(&self) -> bool {
-        self.reading.is_none()
+        self.reading.is_none() && self.flow.is_none()
     }
 }
 

@@ -18,10 +18,13 @@ pub trait Dialect: Sized {
     fn open(dial: Dial<'_>, rng: &mut Prng, first_bytes: &mut Vec<u8>) -> Self;
 
     /// A connection over which calls are made; `None` if this dialect makes none. Bounds in bytes of
-    /// an answer's head and body.
-    fn for_calls(_head_max: usize, _body_max: u64) -> Option<Self> {
+    /// an answer's head and body; `streams`: answers are passed on as they come.
+    fn for_calls(_head_max: usize, _body_max: u64, _streams: bool) -> Option<Self> {
         None
     }
+
+    /// A request is being written; `head_only`: its answer has no body.
+    fn asked(&mut self, _head_only: bool) {}
 
     /// Says what stands at the start of `input` and how many bytes of it that is. `More` with 0
     /// bytes: to be kept, and looked at again with more behind it.
@@ -139,6 +142,12 @@ pub enum Heard {
     Differs,
     /// The answer to a call, whole.
     Reply(Box<Reply>),
+    /// The head of an answer that is passed on.
+    Head(Box<Head>),
+    /// Bytes of its body; the last ones?
+    Flow { ends: bool },
+    /// Its body has ended, and these bytes are none of it.
+    FlowEnd,
     /// A piece of a message, to be passed on as it is.
     Piece(Piece),
     /// The server's Ping.
@@ -177,6 +186,23 @@ pub struct Accepted {
     pub processed: bool,
     /// Headers for the client.
     pub pass: Vec<(String, Vec<u8>)>,
+}
+
+/// The head of an answer that is passed on to a client.
+#[derive(Debug, Default)]
+pub struct Head {
+    /// 200 to 599.
+    pub status: u16,
+    /// Header lines, without what belongs to the server's connection or frames the body.
+    pub lines: Vec<u8>,
+    /// Bytes of the body, if they were told.
+    pub length: Option<u64>,
+    /// There can't be a body (HEAD, 204, 304).
+    pub bodiless: bool,
+    /// There is none, or it is empty.
+    pub ends: bool,
+    /// Another request may follow on the server's connection.
+    pub keep: bool,
 }
 
 /// The answer of an API to one call.

@@ -17,8 +17,15 @@ impl Dialect for Tongue {
         Tongue::Ws(Ws::open(dial, rng, first_bytes))
     }
 
-    fn for_calls(head_max: usize, body_max: u64) -> Option<Tongue> {
-        Http::for_calls(head_max, body_max).map(Tongue::Http)
+    fn for_calls(head_max: usize, body_max: u64, streams: bool) -> Option<Tongue> {
+        Http::for_calls(head_max, body_max, streams).map(Tongue::Http)
+    }
+
+    fn asked(&mut self, head_only: bool) {
+        match self {
+            Tongue::Ws(_) => {}
+            Tongue::Http(http) => http.asked(head_only),
+        }
     }
 
     #[inline]

@@ -1,0 +1,429 @@
+//! A plain HTTP request and its answer, passed through a pool of kind `http` (CONTRACT 6). Heads are
+//! written anew from what was parsed; bodies stream, and each side waits for the other.
+
+use std::io::Write;
+
+use super::bridge::CallTo;
+use super::dialect::Head;
+use super::search::Failed;
+use super::vocab::{Action, Life, Loss, Nobody, Verdict};
+use super::{Ctx, Kept, Leg, Phase, Session};
+use crate::kit::Chain;
+use crate::wire::body::{Body, BodyStep};
+use crate::wire::compose::{HeadWriter, simple_response};
+use crate::wire::head::{HeadError, HeadLimits, Request};
+use crate::wire::upgrade::{self, Forward};
+
+/// The request that a connection is at.
+pub(super) struct Exchange {
+    method: Box<str>,
+    upload: Upload,
+    /// The client speaks HTTP/1.1: it understands chunks.
+    modern: bool,
+    /// It means to send another request.
+    keep: bool,
+    /// A part of the body has left: it can't be sent again.
+    spent: bool,
+    answer: Answer,
+}
+
+/// The request's body.
+struct Upload {
+    body: Body,
+    chunked: bool,
+    /// All of it was handed on.
+    done: bool,
+}
+
+/// How far the answer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Nothing of it yet.
+    Awaited,
+    /// Its body passes, in chunks or as it is.
+    Chunks {
+        keep: bool,
+    },
+    Plain {
+        keep: bool,
+    },
+}
+
+impl Session {
+    /// A plain request came in for an HTTP pool.
+    pub(super) fn begin_exchange(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(kept) = self.kept.take() else { return };
+        let limits = HeadLimits::new(ctx.house.header_max);
+        let begun = Request::parse(kept.lines(), &limits)
+            .and_then(|request| self.read_exchange(&request, ctx));
+        let (exchange, kept) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return self.refuse_head(&error, ctx),
+        };
+        let whole = exchange.upload.done;
+        self.kept = Some(Box::new(kept));
+        self.flags.bridged = true;
+        self.become_(Phase::Serving);
+        self.rare().exchange = Some(Box::new(exchange));
+        self.bound_at = ctx.now;
+        self.attempt = Some(Box::new(super::Attempt::new(ctx.now)));
+        self.want_by(ctx.now.after(ctx.settings.admit), ctx);
+        // The body waits for its server.
+        self.flags.paused = !whole;
+        ctx.actions.push(Action::Dial);
+    }
+
+    fn read_exchange(
+        &mut self,
+        request: &Request<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(Exchange, Kept), HeadError> {
+        let headers = &request.headers;
+        let body = Body::of_request(request)?;
+        match headers.get("expect") {
+            None => {}
+            Some(wish) if wish.eq_ignore_ascii_case(b"100-continue") => {
+                if !body.is_done() && request.minor_version == 1 && self.stash.is_empty() {
+                    ctx.chunks
+                        .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
+                    ctx.actions.push(Action::FlushClient);
+                }
+            }
+            Some(_) => return Err(HeadError::new(417, "only 100-continue is expected")),
+        }
+        let peer = self.peer.address().ip();
+        let forward = Forward {
+            peer,
+            trusted: ctx.house.trusts(peer),
+            https: false,
+            block: &ctx.settings.block_headers,
+            reconnect_header: &ctx.settings.reconnect_header,
+        };
+        let kept = Kept::new(request.target, &upgrade::kept_lines(request, &forward));
+        let exchange = Exchange {
+            method: request.method.into(),
+            upload: Upload {
+                chunked: body.length().is_none(),
+                done: body.is_done(),
+                body,
+            },
+            modern: request.minor_version == 1,
+            keep: request.keeps_alive(),
+            spent: false,
+            answer: Answer::Awaited,
+        };
+        Ok((exchange, kept))
+    }
+
+    /// What was collected of the body.
+    pub fn take_upload(&mut self) -> Chain {
+        std::mem::take(&mut self.draft)
+    }
+
+    fn exchange(&mut self) -> Option<&mut Exchange> {
+        self.rare.as_mut()?.exchange.as_deref_mut()
+    }
+
+    /// Whether a plain request is being passed through.
+    pub(super) fn is_exchanging(&self) -> bool {
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.exchange.is_some())
+    }
+
+    /// Whether its answer will have no body.
+    pub fn asks_head(&self) -> bool {
+        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
+        exchange.is_some_and(|exchange| &*exchange.method == "HEAD")
+    }
+
+    /// Whether the request's body is still wanted from the client.
+    pub(super) fn is_uploading(&self) -> bool {
+        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
+        exchange.is_some_and(|exchange| !exchange.upload.done)
+    }
+
+    pub(super) fn compose_exchange(&mut self, to: &CallTo<'_>, out: &mut Vec<u8>) -> Option<()> {
+        let exchange = self.rare.as_ref()?.exchange.as_deref()?;
+        let kept = self.kept.as_deref()?;
+        let mut head = HeadWriter::new(out);
+        let target = match kept.target() {
+            // OPTIONS * is asked of the server itself.
+            "*" => "*".to_string(),
+            target => [to.prefix, target].concat(),
+        };
+        head.request_line(&exchange.method, &target).ok()?;
+        out.extend_from_slice(kept.lines());
+        let upload = &exchange.upload;
+        let empties = matches!(&*exchange.method, "POST" | "PUT" | "PATCH");
+        match upload.body.length() {
+            _ if upload.chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            Some(length) if length > 0 || empties => {
+                let _ = write!(out, "Content-Length: {length}\r\n");
+            }
+            _ => {}
+        }
+        out.extend_from_slice(b"\r\n");
+        Some(())
+    }
+
+    /// The server's connection stands, and all that was handed on has left: more is wanted.
+    pub(super) fn on_uploaded(&mut self, ctx: &mut Ctx<'_>) {
+        if self.phase == Phase::Serving && self.flags.paused && self.flags.calling {
+            self.flags.paused = false;
+            self.bound_at = ctx.now;
+            ctx.actions.push(Action::ReadClient);
+        }
+    }
+
+    /// Bytes of the request's body.
+    pub(super) fn on_upload_bytes(&mut self, bytes: &[u8], ctx: &mut Ctx<'_>) {
+        let mut at = 0;
+        let calling = self.flags.calling;
+        while let Some(exchange) = self
+            .rare
+            .as_mut()
+            .and_then(|rare| rare.exchange.as_deref_mut())
+            && !exchange.upload.done
+            && calling
+        {
+            let upload = &mut exchange.upload;
+            match upload.body.step(&bytes[at..]) {
+                Ok(BodyStep::Data(range)) => {
+                    exchange.spent = true;
+                    let piece = &bytes[at + range.start..at + range.end];
+                    at += range.end;
+                    if upload.chunked {
+                        let size = format!("{:x}\r\n", piece.len());
+                        ctx.chunks.push(&mut self.draft, size.as_bytes());
+                    }
+                    ctx.chunks.push(&mut self.draft, piece);
+                    if upload.chunked {
+                        ctx.chunks.push(&mut self.draft, b"\r\n");
+                    }
+                }
+                Ok(BodyStep::Skip(count) | BodyStep::Done(count)) => at += count,
+                Ok(BodyStep::More) => break,
+                Err(error) => return self.fail_upload(&error, ctx),
+            }
+            if upload.body.is_done() {
+                upload.done = true;
+                if upload.chunked {
+                    exchange.spent = true;
+                    ctx.chunks.push(&mut self.draft, b"0\r\n\r\n");
+                }
+            }
+        }
+        ctx.chunks.push(&mut self.stash, &bytes[at..]);
+        self.bound_at = ctx.now;
+        if !self.draft.is_empty() {
+            self.flags.paused = true;
+            ctx.actions.push(Action::Upload);
+        }
+    }
+
+    /// The client's framing is broken in the middle of the body: nothing more can be understood.
+    fn fail_upload(&mut self, error: &HeadError, ctx: &mut Ctx<'_>) {
+        let awaited = self
+            .exchange()
+            .is_some_and(|exchange| exchange.answer == Answer::Awaited);
+        if awaited {
+            return self.refuse_head(error, ctx);
+        }
+        self.break_off(ctx);
+    }
+
+    /// The head of the answer.
+    pub(super) fn on_head(&mut self, head: Head, ctx: &mut Ctx<'_>) {
+        self.attempt = None;
+        self.bound_at = ctx.now;
+        self.want_by(ctx.now.after(ctx.settings.response), ctx);
+        let verdict = if head.status >= 500 {
+            Verdict::Failure
+        } else {
+            Verdict::Success
+        };
+        ctx.actions.push(Action::Report(verdict));
+        let ok = head.status < 500;
+        if ok {
+            ctx.tally.requests_succeeded += 1;
+        } else {
+            ctx.tally.requests_failed += 1;
+        }
+        let Some(exchange) = self.exchange() else {
+            return;
+        };
+        let chunks = head.length.is_none() && exchange.modern;
+        // A body of unknown length ends with its connection for a client that knows no chunks.
+        let endless = head.length.is_none() && !exchange.modern;
+        exchange.keep &= !endless;
+        // An early answer: the rest of the request will not be read.
+        exchange.keep &= exchange.upload.done || head.keep;
+        exchange.answer = if chunks {
+            Answer::Chunks { keep: head.keep }
+        } else {
+            Answer::Plain { keep: head.keep }
+        };
+        let mut response = Vec::with_capacity(head.lines.len() + 128);
+        let _ = HeadWriter::new(&mut response).status_line(head.status);
+        response.extend_from_slice(&head.lines);
+        if chunks {
+            response.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        } else if let Some(length) = head.length.filter(|_| !head.bodiless) {
+            let _ = write!(response, "Content-Length: {length}\r\n");
+        }
+        let connection: &[u8] = match (exchange.keep, exchange.modern) {
+            (false, _) => b"Connection: close\r\n",
+            (true, false) => b"Connection: keep-alive\r\n",
+            (true, true) => b"",
+        };
+        response.extend_from_slice(connection);
+        response.extend_from_slice(b"\r\n");
+        ctx.chunks.push(&mut self.out, &response);
+        ctx.actions.push(Action::FlushClient);
+        if head.ends {
+            self.end_exchange(ctx);
+        }
+    }
+
+    /// Bytes of the answer's body: as they are, or as a chunk.
+    pub(super) fn on_flow(&mut self, bytes: &[u8], at: usize, ends: bool, ctx: &mut Ctx<'_>) {
+        self.bound_at = ctx.now;
+        let Some(answer) = self.exchange().map(|exchange| exchange.answer) else {
+            return;
+        };
+        match answer {
+            Answer::Chunks { .. } => {
+                let size = format!("{:x}\r\n", bytes.len());
+                self.settle_direct(ctx);
+                ctx.chunks.push(&mut self.out, size.as_bytes());
+                ctx.chunks.push(&mut self.out, bytes);
+                ctx.chunks.push(&mut self.out, b"\r\n");
+            }
+            Answer::Plain { .. } | Answer::Awaited => match ctx.direct.last_mut() {
+                Some(last) if last.end == at => last.end += bytes.len(),
+                _ => ctx.direct.push(at..at + bytes.len()),
+            },
+        }
+        ctx.actions.push(Action::FlushClient);
+        if ends {
+            self.end_exchange(ctx);
+        }
+    }
+
+    /// The answer has ended: the next request, or the end of the connection.
+    pub(super) fn end_exchange(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(exchange) = self.rare.as_mut().and_then(|rare| rare.exchange.take()) else {
+            return;
+        };
+        let keep = match exchange.answer {
+            Answer::Chunks { keep } | Answer::Plain { keep } => keep,
+            Answer::Awaited => false,
+        };
+        self.settle_direct(ctx);
+        if matches!(exchange.answer, Answer::Chunks { .. }) {
+            ctx.chunks.push(&mut self.out, b"0\r\n\r\n");
+        }
+        ctx.actions.push(Action::FlushClient);
+        ctx.tally
+            .request_times
+            .record(u64::from(ctx.now.since(self.bound_at)));
+        // A request that was not taken whole leaves a connection that nobody can use again.
+        let keep = keep && exchange.upload.done;
+        ctx.actions.push(Action::Release { keep });
+        self.flags.calling = false;
+        if exchange.keep && exchange.upload.done {
+            self.await_request(ctx);
+        } else {
+            self.flags.ended = true;
+            self.forget_upstream(ctx);
+            self.become_(Phase::Parting);
+            self.turn_deaf(ctx);
+        }
+    }
+
+    /// The connection waits for the client's next request, which may lead somewhere else.
+    pub(super) fn await_request(&mut self, ctx: &mut Ctx<'_>) {
+        (self.flags.bridged, self.flags.paused) = (false, false);
+        self.attempt = None;
+        self.kept = None;
+        self.pool = None;
+        self.become_(Phase::Greeting);
+        self.bound_at = ctx.now;
+        self.want_by(ctx.now.after(ctx.house.handshake), ctx);
+        ctx.actions.push(Action::ReadClient);
+    }
+
+    /// The server's connection was lost. Nothing of an answer was seen: another server may be asked,
+    /// if this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
+    pub(super) fn on_exchange_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
+        let reached = self.flags.reached;
+        let Some(exchange) = self.exchange() else {
+            return;
+        };
+        if exchange.answer != Answer::Awaited {
+            ctx.tally.requests_failed += 1;
+            ctx.actions.push(Action::Report(Verdict::Failure));
+            return self.break_off(ctx);
+        }
+        let harmless = matches!(
+            &*exchange.method,
+            "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
+        );
+        let again = !exchange.spent && (!reached || (harmless && loss != Loss::TimedOut));
+        ctx.tally.requests_failed += 1;
+        if again {
+            return self.on_attempt_failed(Failed::Lost(loss), ctx);
+        }
+        if loss != Loss::Exhausted {
+            ctx.actions.push(Action::Report(Verdict::Failure));
+        }
+        ctx.actions.push(Action::Tell(Life::Failed(loss)));
+        match loss {
+            Loss::TimedOut => self.deny(504, "the server did not answer in time", ctx),
+            _ => self.deny(502, "the server did not answer", ctx),
+        }
+    }
+
+    /// Nobody is left to be asked.
+    pub(super) fn on_no_exchange(&mut self, nobody: Nobody, ctx: &mut Ctx<'_>) {
+        let wait = [("Retry-After", "1")];
+        match nobody {
+            Nobody::Busy => {
+                let response = simple_response(503, "all connections are busy\n", &wait);
+                self.deny_with(503, &response, ctx);
+            }
+            Nobody::Empty => self.deny(503, "no server in this pool", ctx),
+            Nobody::AllTried => {
+                let late = self
+                    .attempt
+                    .as_ref()
+                    .is_some_and(|attempt| attempt.timed_out);
+                let status = if late { 504 } else { 502 };
+                self.deny(status, "no server could be reached", ctx);
+            }
+            Nobody::NoneUsable => {
+                // The last hope: tripped servers are asked once a moment has passed.
+                let retry_at = ctx.now.after(LAST_HOPE);
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.retry_at = Some(retry_at);
+                    self.want_by(retry_at, ctx);
+                }
+            }
+        }
+    }
+
+    /// An answer that is under way can't be ended well: the client must see that it is cut.
+    fn break_off(&mut self, ctx: &mut Ctx<'_>) {
+        self.flags.ended = true;
+        ctx.actions.push(Action::HangUpUpstream { say: None });
+        self.forget_upstream(ctx);
+        self.become_(Phase::Parting);
+        self.settle_direct(ctx);
+        self.leg = Leg::Talking;
+        self.let_client_go(ctx);
+    }
+}
+
+/// Until tripped servers are asked, in ms.
+const LAST_HOPE: u32 = 20;
