@@ -3,7 +3,7 @@
 use crate::accept::{ACCEPTS_MAX, Acceptor};
 use crate::link::{Filled, Link};
 use crate::mirror::{Echo, HEADROOM, SCRATCH_BYTES, TAILROOM};
-use crate::{sys, upgrade};
+use crate::{sys, threads, upgrade};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
@@ -35,45 +35,7 @@ pub struct Args {
 /// # Errors
 /// The address is taken, the core does not exist.
 pub fn run(args: &Args) -> io::Result<()> {
-    sys::pin(args.cpu)?;
-    sys::raise_descriptor_limit();
-    let (up, started) = std::sync::mpsc::channel();
-    let mut listen = args.listen;
-    let mut threads = Vec::new();
-    for _ in 0..args.threads {
-        let up = up.clone();
-        threads.push(std::thread::spawn(move || serve(listen, &up)));
-        // For port 0 the first thread's number is everyone's.
-        match started.recv() {
-            Ok(result) => listen = result?,
-            Err(_) => return Err(io::Error::other("a thread died at its start")),
-        }
-    }
-    println!("listening on {listen}");
-    for thread in threads {
-        thread
-            .join()
-            .map_err(|_| io::Error::other("a thread died"))??;
-    }
-    Ok(())
-}
-
-fn serve(
-    listen: SocketAddr,
-    up: &std::sync::mpsc::Sender<io::Result<SocketAddr>>,
-) -> io::Result<()> {
-    sys::own_descriptor_table();
-    let mut server = match Server::new(listen) {
-        Ok(server) => server,
-        Err(error) => {
-            let _ = up.send(Err(error));
-            return Ok(());
-        }
-    };
-    let _ = up.send(server.acceptor.listener().local_addr());
-    loop {
-        server.turn()?;
-    }
+    threads::serve(args.listen, args.threads, args.cpu, Server::new)
 }
 
 struct Server {
@@ -120,6 +82,24 @@ impl Server {
         })
     }
 
+    fn serve(&mut self, token: Token, event: Option<&Event>) {
+        let Some(connection) = self.connections.get_mut(token.0) else {
+            return;
+        };
+        match connection.serve(event, &mut self.scratch) {
+            Ok(Served::Idle) => {}
+            Ok(Served::Again) => self.again.push(token),
+            // A connection's error is its own end and nobody else's.
+            Ok(Served::Over) | Err(_) => drop(self.connections.remove(token.0)),
+        }
+    }
+}
+
+impl threads::Server for Server {
+    fn address(&mut self) -> io::Result<SocketAddr> {
+        self.acceptor.listener().local_addr()
+    }
+
     fn turn(&mut self) -> io::Result<()> {
         let rest = if self.again.is_empty() {
             None
@@ -163,18 +143,6 @@ impl Server {
             }
         }
         Ok(())
-    }
-
-    fn serve(&mut self, token: Token, event: Option<&Event>) {
-        let Some(connection) = self.connections.get_mut(token.0) else {
-            return;
-        };
-        match connection.serve(event, &mut self.scratch) {
-            Ok(Served::Idle) => {}
-            Ok(Served::Again) => self.again.push(token),
-            // A connection's error is its own end and nobody else's.
-            Ok(Served::Over) | Err(_) => drop(self.connections.remove(token.0)),
-        }
     }
 }
 

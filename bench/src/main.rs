@@ -1,15 +1,19 @@
 //! Measures WebSocket proxies: `relay` is the floor they are compared with, `echo` the server
-//! behind them, `ws` the clients in front of them, which check every byte that comes back.
+//! behind them, `ws` the clients in front of them, which check every byte that comes back. `api`
+//! and `push` are the two sides that a bridge has beside its clients.
 #![deny(unsafe_code)]
 
 mod accept;
+mod api;
 mod echo;
 mod frame;
+mod http;
 mod link;
 mod mirror;
 mod process;
 mod relay;
 mod sys;
+mod threads;
 mod units;
 mod upgrade;
 mod utf8;
@@ -22,7 +26,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Relay(args) => relay::run(&args).map(|()| true),
         Command::Echo(args) => echo::run(&args).map(|()| true),
+        Command::Api(args) => api::run(&args).map(|()| true),
         Command::Ws(args) => ws::run(&args),
+        Command::Push(args) => ws::push::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -39,7 +45,9 @@ fn main() -> ExitCode {
 /// A comparison has three processes: `wsteady-bench echo` is the server, a proxy (or
 /// `wsteady-bench relay`, the cheapest one there can be) stands in front of it, and
 /// `wsteady-bench ws` is any number of clients. `scripts/bench-proxy` runs them for several
-/// proxies in turns and writes a report.
+/// proxies in turns and writes a report. For a bridge from WebSocket to HTTP, `wsteady-bench api`
+/// is the server, `ws --bridge` are the clients, `push` sends to them from the other side, and
+/// `scripts/bench-bridge` compares.
 #[derive(Parser)]
 #[command(name = "wsteady-bench", version, max_term_width = 100)]
 struct Cli {
@@ -51,5 +59,7 @@ struct Cli {
 enum Command {
     Relay(relay::Args),
     Echo(echo::Args),
+    Api(api::Args),
     Ws(Box<ws::Args>),
+    Push(Box<ws::push::Args>),
 }

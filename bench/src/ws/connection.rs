@@ -1,6 +1,7 @@
 //! One client connection: it dials, upgrades, talks, checks, and closes.
 
 use super::check::{Arrival, Label, Sequence};
+use super::push::{Lent, Pushers};
 use super::tally::Tally;
 use super::{Clock, Plan};
 use crate::frame::{self, Header, Reader, Sender, Step};
@@ -15,6 +16,8 @@ pub struct Desk {
     pub plan: Plan,
     pub clock: Clock,
     pub tally: Tally,
+    /// If messages take the other way.
+    pub pushers: Option<Pushers>,
     /// Whether an echo is answered with the next message.
     pub sending: bool,
     /// Messages that may still come back.
@@ -91,7 +94,7 @@ impl std::fmt::Display for Fault {
 impl Connection {
     /// A connection whose socket was told to connect.
     pub fn dialled(number: u32, link: Link, desk: &Desk) -> Self {
-        let (request, accept) = upgrade::request(&desk.plan.host, &desk.plan.path);
+        let (request, accept) = upgrade::request(&desk.plan.host, &desk.plan.path(number));
         let greeting = Greeting {
             request,
             accept,
@@ -161,7 +164,7 @@ impl Connection {
         }
     }
 
-    /// Sends the next message, which was due at `due`.
+    /// Sends or pushes the next message, which was due at `due`.
     pub fn send_message(&mut self, due: u64, desk: &mut Desk) {
         debug_assert!(self.is_open());
         let label = Label {
@@ -169,6 +172,13 @@ impl Connection {
             sequence: self.sent,
             due,
         };
+        self.sent += 1;
+        desk.tally.sent += 1;
+        desk.outstanding += 1;
+        if let Some(pushers) = &mut desk.pushers {
+            let (plan, clock, tally) = (&desk.plan, desk.clock, &mut desk.tally);
+            return pushers.push(label, &mut Lent { plan, clock, tally });
+        }
         let payload_bytes = desk.plan.size as u64;
         let mask = Some(self.mask);
         let header = Header {
@@ -181,9 +191,6 @@ impl Connection {
         let end = start + desk.plan.size;
         label.write(&mut desk.output[start..end]);
         frame::mask(&mut desk.output[start..end], self.mask, 0);
-        self.sent += 1;
-        desk.tally.sent += 1;
-        desk.outstanding += 1;
         let sent = self.link().and_then(|link| link.send(&desk.output[..end]));
         if let Err(error) = sent {
             self.fail(&error.into(), desk);

@@ -2,6 +2,7 @@
 
 mod check;
 mod connection;
+pub mod push;
 mod report;
 mod tally;
 mod worker;
@@ -12,6 +13,8 @@ use crate::sys;
 use crate::units::{self, nanos};
 use indicatif::{ProgressBar, ProgressStyle};
 use report::{Measured, Report};
+use std::borrow::Cow;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -32,6 +35,9 @@ pub struct Args {
     /// ws://host:port/path
     #[arg(long)]
     url: String,
+    /// Give each connection a ClientId of its own, behind the URL's path: /c0-5f0c…
+    #[arg(long)]
+    bridge: bool,
     /// Connections, all open at the same time
     #[arg(long, value_name = "N", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -69,6 +75,10 @@ pub struct Args {
     /// Send --messages (1) on each connection, then rest for the duration
     #[arg(long)]
     idle: bool,
+    /// So many connections of a thread send --messages at the same time, then others [default: all]
+    #[arg(long, value_name = "N", conflicts_with = "rate",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    at_once: Option<u32>,
     /// Send a Ping on each connection this often
     #[arg(long, value_name = "TIME", value_parser = units::time)]
     ping_every: Option<Duration>,
@@ -112,8 +122,14 @@ pub struct Args {
 /// # Errors
 /// What kept the run from taking place.
 pub fn run(args: &Args) -> io::Result<bool> {
+    run_with(args, None)
+}
+
+/// The same, with messages that are pushed instead of sent.
+fn run_with(args: &Args, push: Option<push::How>) -> io::Result<bool> {
     sys::pin(args.cpu)?;
-    let plan = Plan::new(args, sys::raise_descriptor_limit()).map_err(io::Error::other)?;
+    let limit = sys::raise_descriptor_limit();
+    let plan = Plan::new(args, push, limit).map_err(io::Error::other)?;
     // The first sample comes before the first connect.
     let before = args.proxy_pid.map(Sample::read).transpose()?;
     let shared = Shared::new(plan.threads);
@@ -210,7 +226,11 @@ pub struct Plan {
     pub target: SocketAddr,
     /// For the Host header.
     pub host: String,
-    pub path: String,
+    path: String,
+    /// What the ids of this run's clients have in common, if each has one.
+    nonce: Option<u64>,
+    /// Messages go to the proxy over HTTP and come back by WebSocket.
+    pub push: Option<push::How>,
     pub total: u32,
     pub threads: usize,
     pub size: usize,
@@ -219,6 +239,8 @@ pub struct Plan {
     /// Per connection; `u64::MAX` for no limit.
     pub messages: u64,
     pub idle: bool,
+    /// Per thread; `u64::MAX` for all.
+    pub at_once: u64,
     pub ping_every: Option<Duration>,
     pub connect_timeout: Duration,
     pub grace: Duration,
@@ -229,7 +251,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn new(args: &Args, descriptors: u64) -> Result<Self, String> {
+    fn new(args: &Args, push: Option<push::How>, descriptors: u64) -> Result<Self, String> {
         let (target, host, path) = parse_url(&args.url)?;
         if args.size < check::LABEL_BYTES {
             return Err(format!("--size must be at least {}", check::LABEL_BYTES));
@@ -240,8 +262,12 @@ impl Plan {
         if args.source_addresses.is_some() && !(target.is_ipv4() && target.ip().is_loopback()) {
             return Err("--source-addresses only reach a target on 127.0.0.0/8".to_string());
         }
+        if args.at_once.is_some() && args.messages.is_none() && !args.idle {
+            return Err("--at-once needs --messages or --idle".to_string());
+        }
+        let pushers = push.as_ref().map_or(0, |push| push.connections as u64);
         // A thread's own descriptors beside its connections are few; 64 leave room for them.
-        let room = descriptors.saturating_sub(64).max(1);
+        let room = descriptors.saturating_sub(64 + pushers).max(1);
         let needed = u64::from(args.connections).div_ceil(room);
         let threads = args.threads.map_or(needed, u64::from);
         if threads < needed {
@@ -259,6 +285,8 @@ impl Plan {
             target,
             host,
             path,
+            nonce: (args.bridge || push.is_some()).then(nonce),
+            push,
             total: args.connections,
             threads: (threads as usize).min(args.connections as usize),
             size: args.size,
@@ -272,6 +300,7 @@ impl Plan {
                 .messages
                 .unwrap_or(if args.idle { 1 } else { u64::MAX }),
             idle: args.idle,
+            at_once: args.at_once.map_or(u64::MAX, u64::from),
             ping_every: args.ping_every.filter(|interval| !interval.is_zero()),
             connect_timeout: args.connect_timeout,
             grace: args.grace,
@@ -291,6 +320,22 @@ impl Plan {
     /// The number, among all, of a thread's own `local`-th connection.
     pub fn number(&self, local: usize, index: usize) -> u32 {
         (local * self.threads + index) as u32
+    }
+
+    /// What a connection asks for: the URL's path, with its own id if it is bridged.
+    pub fn path(&self, number: u32) -> Cow<'_, str> {
+        if self.nonce.is_none() {
+            return Cow::Borrowed(&self.path);
+        }
+        let split = self.path.find('?').unwrap_or(self.path.len());
+        let (path, query) = self.path.split_at(split);
+        let slash = if path.ends_with('/') { "" } else { "/" };
+        format!("{path}{slash}{}{query}", self.client_id(number)).into()
+    }
+
+    /// A bridged client's name: no other run's, so that nobody is taken for its predecessor.
+    pub fn client_id(&self, number: u32) -> String {
+        format!("c{number}-{:016x}", self.nonce.unwrap_or_default())
     }
 
     /// When that connection is to be dialled.
@@ -316,6 +361,11 @@ impl Plan {
                 .map_or(u64::MAX, |time| from.saturating_add(nanos(time))),
         )
     }
+}
+
+/// A number nobody else has, from the standard library's random seeds.
+fn nonce() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// The target, the Host header and the path of `ws://host:port/path`.
@@ -484,5 +534,7 @@ impl Drop for Bar {
     }
 }
 
+#[cfg(test)]
+mod bridge_tests;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,15 @@ pub struct Report {
     lateness_p50_us: f64,
     lateness_p99_us: f64,
 
+    /// Of pushes alone, till they were answered; `null` if messages were sent.
+    pushes_per_second: Option<f64>,
+    push_p50_us: Option<f64>,
+    push_p90_us: Option<f64>,
+    push_p99_us: Option<f64>,
+    push_max_us: Option<f64>,
+    pushes_answered: u64,
+    pushes_failed: u64,
+
     sent_total: u64,
     echoes_total: u64,
     lost: u64,
@@ -94,6 +103,7 @@ impl Report {
         let micros = |histogram: &Histogram<u64>, quantile| {
             histogram.value_at_quantile(quantile) as f64 / 1e3
         };
+        let pushes = plan.push.is_some();
         let cpu = measured.cpu.map(|(user, system)| user + system);
         let millions = measured.window_echoes as f64 / 1e6;
         let growth = |size: fn(&Sample) -> u64| {
@@ -117,7 +127,7 @@ impl Report {
             connections: plan.total,
             threads: plan.threads,
             message_bytes: plan.size,
-            request_head_bytes: upgrade::request(&plan.host, &plan.path).0.len(),
+            request_head_bytes: upgrade::request(&plan.host, &plan.path(0)).0.len(),
             target_rate: plan.rate,
             opened: sums.opened,
             connect_failed: sums.connect_failed,
@@ -135,6 +145,13 @@ impl Report {
             latency_max_us: micros(&sums.latency, 1.0),
             lateness_p50_us: micros(&sums.lateness, 0.5),
             lateness_p99_us: micros(&sums.lateness, 0.99),
+            pushes_per_second: pushes.then(|| sums.push.len() as f64 / measured.window_seconds),
+            push_p50_us: pushes.then(|| micros(&sums.push, 0.5)),
+            push_p90_us: pushes.then(|| micros(&sums.push, 0.9)),
+            push_p99_us: pushes.then(|| micros(&sums.push, 0.99)),
+            push_max_us: pushes.then(|| micros(&sums.push, 1.0)),
+            pushes_answered: sums.pushed,
+            pushes_failed: sums.push_failed,
             sent_total: sums.sent,
             echoes_total: sums.echoes,
             lost: sums.lost,
@@ -174,6 +191,11 @@ fn faults(args: &Args, sums: &Tally) -> Vec<String> {
             sums.connect_failed,
             args.allow_connect_failures,
             "connections could not be opened",
+        ),
+        (
+            sums.push_failed,
+            false,
+            "pushes were not answered with 200 ok",
         ),
         (sums.lost, args.allow_loss, "messages were lost"),
         (
@@ -240,6 +262,7 @@ impl fmt::Display for Report {
                 self.lateness_p50_us, self.lateness_p99_us
             )?;
         }
+        self.fmt_pushes(out)?;
         writeln!(
             out,
             "checks       {} sent, {} back; {} lost, {} repeated, {} out of order, {} crossed, \
@@ -272,6 +295,29 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    fn fmt_pushes(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(rate), Some(p50), Some(p90), Some(p99), Some(max)) = (
+            self.pushes_per_second,
+            self.push_p50_us,
+            self.push_p90_us,
+            self.push_p99_us,
+            self.push_max_us,
+        ) else {
+            return Ok(());
+        };
+        let shown = |micros: f64| latency((micros * 1e3) as u64);
+        writeln!(
+            out,
+            "pushes       {}/s answered: p50 {}, p90 {}, p99 {}, max {}; {} failed",
+            grouped(rate as u64),
+            shown(p50),
+            shown(p90),
+            shown(p99),
+            shown(max),
+            grouped(self.pushes_failed),
+        )
+    }
+
     fn fmt_proxy(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let (Some(cpu), Some(user), Some(system)) = (
             self.proxy_cpu_seconds,

@@ -23,6 +23,9 @@ pub struct Tally {
     /// Closing handshakes that did not come to their end.
     pub closed_badly: u64,
     pub closed_clean: u64,
+    /// Pushes that were answered `ok`, and those that were not.
+    pub pushed: u64,
+    pub push_failed: u64,
     pub pings_sent: u64,
     pub pongs: u64,
     pub pings_answered: u64,
@@ -30,6 +33,8 @@ pub struct Tally {
     pub latency: Histogram<u64>,
     /// Nanoseconds from when a message was due until it was sent: the tool's own delay.
     pub lateness: Histogram<u64>,
+    /// Nanoseconds from when a message was due until its push was answered.
+    pub push: Histogram<u64>,
     /// Nanoseconds from the connect to the complete 101.
     pub connect: Histogram<u64>,
     /// Which messages count in `latency`: those due in `[from, until)`.
@@ -56,11 +61,14 @@ impl Tally {
             closed_early: 0,
             closed_badly: 0,
             closed_clean: 0,
+            pushed: 0,
+            push_failed: 0,
             pings_sent: 0,
             pongs: 0,
             pings_answered: 0,
             latency: histogram(),
             lateness: histogram(),
+            push: histogram(),
             connect: histogram(),
             window: (u64::MAX, u64::MAX),
             reasons: BTreeMap::new(),
@@ -85,6 +93,18 @@ impl Tally {
     pub fn closed_badly(&mut self, reason: &str) {
         self.closed_badly += 1;
         self.reason(&format!("closing: {reason}"));
+    }
+
+    pub fn pushed(&mut self, due: u64, now: u64) {
+        self.pushed += 1;
+        if (self.window.0..self.window.1).contains(&due) {
+            self.push.saturating_record(now.saturating_sub(due));
+        }
+    }
+
+    pub fn push_failed(&mut self, reason: &str) {
+        self.push_failed += 1;
+        self.reason(&format!("push: {reason}"));
     }
 
     /// Counts a verdict; `true` if a message came back that was still out.
@@ -137,12 +157,15 @@ impl Tally {
         self.closed_early += other.closed_early;
         self.closed_badly += other.closed_badly;
         self.closed_clean += other.closed_clean;
+        self.pushed += other.pushed;
+        self.push_failed += other.push_failed;
         self.pings_sent += other.pings_sent;
         self.pongs += other.pongs;
         self.pings_answered += other.pings_answered;
         let same = "histograms with the same bounds";
         self.latency.add(&other.latency).expect(same);
         self.lateness.add(&other.lateness).expect(same);
+        self.push.add(&other.push).expect(same);
         self.connect.add(&other.connect).expect(same);
         for (reason, count) in &other.reasons {
             *self.reasons.entry(reason.clone()).or_default() += count;

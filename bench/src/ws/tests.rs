@@ -304,7 +304,7 @@ fn urls_are_taken_apart() {
 #[test]
 fn connections_are_shared_out_without_gaps() {
     let line = "--url ws://127.0.0.1:1 --connections 10 --threads 3 --ramp 1s --source-addresses 4";
-    let plan = Plan::new(&args(line), 20_000).unwrap();
+    let plan = Plan::new(&args(line), None, 20_000).unwrap();
     let mut numbers: Vec<u32> = (0..3)
         .flat_map(|index| (0..plan.share(index)).map(move |local| (local, index)))
         .map(|(local, index)| plan.number(local, index))
@@ -315,5 +315,5 @@ fn connections_are_shared_out_without_gaps() {
     assert_eq!(plan.source(0), Some(Ipv4Addr::new(127, 0, 0, 2)));
     assert_eq!(plan.source(7), Some(Ipv4Addr::new(127, 0, 0, 5)));
     let many = args("--url ws://127.0.0.1:1 --connections 100000");
-    assert_eq!(Plan::new(&many, 20_000).unwrap().threads, 6);
+    assert_eq!(Plan::new(&many, None, 20_000).unwrap().threads, 6);
 }

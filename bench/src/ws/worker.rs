@@ -1,6 +1,7 @@
 //! One thread of clients: its poller, its connections, its schedule.
 
 use super::connection::{Connection, Desk, Next};
+use super::push::{Lent, Pushers};
 use super::tally::Tally;
 use super::{Clock, Plan, Shared};
 use crate::link::Link;
@@ -50,6 +51,8 @@ struct Worker {
     start: u64,
     /// When the stage ends at the latest.
     deadline: u64,
+    /// Connections that were told to send, in a closed loop.
+    begun: usize,
     /// Messages of the schedule that were sent, and where the next one goes.
     scheduled: u64,
     turn_of: usize,
@@ -74,10 +77,13 @@ impl Worker {
     fn new(plan: &Plan, index: usize, clock: Clock) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(&poll)?;
+        let how = plan.push.clone();
+        let pushers = how.map(|how| Pushers::new(how, plan, &poll)).transpose()?;
         let desk = Desk {
             plan: plan.clone(),
             clock,
             tally: Tally::new(),
+            pushers,
             sending: false,
             outstanding: 0,
             input: vec![0; INPUT_BYTES].into(),
@@ -95,6 +101,7 @@ impl Worker {
             stage: Stage::Opening,
             start: 0,
             deadline: u64::MAX,
+            begun: 0,
             scheduled: 0,
             turn_of: 0,
             schedule_done: false,
@@ -116,6 +123,14 @@ impl Worker {
         for event in &events {
             if event.token() == TIMER {
                 self.timer.armed = None;
+                continue;
+            }
+            if let Some(index) = Pushers::place(event.token()) {
+                if let Some(pushers) = &mut self.desk.pushers {
+                    let (plan, clock) = (&self.desk.plan, self.desk.clock);
+                    let tally = &mut self.desk.tally;
+                    pushers.on_event(index, event, &mut Lent { plan, clock, tally });
+                }
                 continue;
             }
             let local = event.token().0;
@@ -154,6 +169,7 @@ impl Worker {
                 }
             }
             Stage::Traffic => {
+                self.begin_more();
                 let next = self
                     .send_due(now)
                     .into_iter()
@@ -168,7 +184,7 @@ impl Worker {
                 }
             }
             // Threads close together, so that the last echoes meet no teardown of others.
-            Stage::Draining if self.desk.outstanding == 0 || now >= self.deadline => {
+            Stage::Draining if self.is_quiet() || now >= self.deadline => {
                 if shared.close.load(Acquire) {
                     for connection in &mut self.connections {
                         connection.close(&mut self.desk);
@@ -258,13 +274,27 @@ impl Worker {
         self.timer.overdue = true;
         self.start = start;
         self.desk.tally.window = self.desk.plan.window(start);
-        // With a rate, the schedule alone sends.
-        if self.desk.plan.rate.is_none() {
-            self.desk.sending = true;
-            for connection in &mut self.connections {
-                connection.send_within(self.desk.plan.messages, &mut self.desk);
-            }
+        self.desk.sending = self.desk.plan.rate.is_none();
+        self.begin_more();
+    }
+
+    /// Lets connections send their first message, as many as may at the same time. With a rate,
+    /// the schedule alone sends.
+    fn begin_more(&mut self) {
+        let messages = self.desk.plan.messages;
+        while self.desk.sending
+            && self.desk.outstanding < self.desk.plan.at_once
+            && let Some(connection) = self.connections.get_mut(self.begun)
+        {
+            connection.send_within(messages, &mut self.desk);
+            self.begun += 1;
         }
+    }
+
+    /// Nothing is under way any more.
+    fn is_quiet(&self) -> bool {
+        let pushers = self.desk.pushers.as_ref();
+        self.desk.outstanding == 0 && pushers.is_none_or(Pushers::is_idle)
     }
 
     /// Sends what the schedule owes; when the next message is due.
