@@ -238,6 +238,7 @@ impl Runner {
             memory_step: self.memory_step,
             connections: self.connections.clone(),
             secret: secret_of(&self.seed),
+            read_vitals: crate::control::vitals::read,
             capacity: CAPACITY,
             rng: Prng::new(seed),
         };

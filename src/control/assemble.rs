@@ -97,6 +97,8 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
             PoolKind::Http => fleet::Kind::Http,
         },
         connections: connections_of(config),
+        health: None,
+        spread: fleet::Spread::default(),
     });
     Ok(())
 }

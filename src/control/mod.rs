@@ -12,3 +12,4 @@ pub mod demo;
 pub mod log;
 pub mod report;
 pub mod switchboard;
+pub mod vitals;

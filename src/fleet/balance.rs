@@ -13,6 +13,22 @@ pub enum Balance {
     Random,
     /// The fewest connections for its weight, over all loops.
     LeastConnections,
+    /// The same for the same client, as long as it is there ([`Spread`]).
+    Hash,
+    /// In turn, by weight and by what a server's health answer says it has free.
+    Adaptive,
+}
+
+/// What tells clients apart under `hash`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// The first segment of the path; the ClientId of a bridge.
+    #[default]
+    Id,
+    /// The client's address.
+    Address,
+    /// A request header.
+    Header(String),
 }
 
 /// Why nobody was chosen.
@@ -33,6 +49,8 @@ pub struct Wish<'a> {
     pub tried: &'a [u16],
     /// This one only if there is no other.
     pub last: Option<u16>,
+    /// What `hash` goes by.
+    pub hash: u64,
     /// Tripped servers too, if no other is usable: the last hope of a session that has waited.
     pub desperate: bool,
 }
@@ -83,27 +101,63 @@ pub fn choose(
         return Err(NoChoice::AllTried);
     }
     let chosen = match balance {
-        Balance::RoundRobin => in_turn(&fresh, servers),
+        Balance::RoundRobin => in_turn(&fresh, servers, |server| server.weight),
         Balance::Random => by_chance(&fresh, servers, rng),
         Balance::LeastConnections => least_loaded(&fresh, servers),
+        Balance::Hash => by_hash(&fresh, servers, wish.hash),
+        Balance::Adaptive => in_turn(&fresh, servers, |server| {
+            server.weight.saturating_mul(server.share)
+        }),
     };
     Ok(chosen)
 }
 
 /// Smooth weighted round-robin: everybody gains its weight, the richest is chosen and pays for all.
-fn in_turn(fresh: &[u16], servers: &mut [Server]) -> u16 {
+fn in_turn(fresh: &[u16], servers: &mut [Server], weight: fn(&Server) -> u32) -> u16 {
     let mut total = 0;
     let mut best = fresh[0];
     for id in fresh {
         let server = &mut servers[*id as usize];
-        server.credit += i64::from(server.weight);
-        total += i64::from(server.weight);
+        let weight = i64::from(weight(server));
+        server.credit += weight;
+        total += weight;
         if servers[*id as usize].credit > servers[best as usize].credit {
             best = *id;
         }
     }
     servers[best as usize].credit -= total;
     best
+}
+
+/// Rendezvous hashing: each server draws a number for this client, and the highest wins. Who comes or
+/// goes moves only its own share. Weights by Schindelhauer and Schomaker's logarithmic method.
+fn by_hash(fresh: &[u16], servers: &[Server], hash: u64) -> u16 {
+    let score = |id: &u16| {
+        let server = &servers[*id as usize];
+        let name = fingerprint(server.id.as_bytes());
+        let drawn = scramble(hash ^ name) >> 11;
+        let unit = (drawn as f64 + 0.5) / (1_u64 << 53) as f64;
+        -f64::from(server.weight) / unit.ln()
+    };
+    let best = fresh
+        .iter()
+        .max_by(|one, other| score(one).total_cmp(&score(other)));
+    best.copied().unwrap_or(fresh[0])
+}
+
+/// FNV-1a, then scrambled: spreads clients, and keeps no secrets.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    scramble(sum)
+}
+
+/// SplitMix64's finaliser.
+fn scramble(mut word: u64) -> u64 {
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ word >> 31
 }
 
 fn by_chance(fresh: &[u16], servers: &[Server], rng: &mut Prng) -> u16 {
@@ -134,7 +188,7 @@ fn least_loaded(fresh: &[u16], servers: &mut [Server]) -> u16 {
         .copied()
         .filter(|id| load(&servers[*id as usize]) == least)
         .collect();
-    in_turn(&equal, servers)
+    in_turn(&equal, servers, |server| server.weight)
 }
 
 #[cfg(test)]
@@ -145,6 +199,7 @@ mod tests {
     const ANY: Wish<'_> = Wish {
         tried: &[],
         last: None,
+        hash: 0,
         desperate: false,
     };
 
@@ -175,6 +230,30 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_goes_moves_only_its_own_share() {
+        let mut servers: Vec<Server> = (0..4).map(|_| server(1)).collect();
+        for (at, server) in servers.iter_mut().enumerate() {
+            server.id = format!("s{at}");
+        }
+        servers[3].weight = 3;
+        let all: Vec<u16> = vec![0, 1, 2, 3];
+        let before: Vec<u16> = (0..6_000_u64)
+            .map(|n| by_hash(&all, &servers, fingerprint(&n.to_le_bytes())))
+            .collect();
+        let shares: Vec<usize> = all
+            .iter()
+            .map(|id| before.iter().filter(|chosen| *chosen == id).count())
+            .collect();
+        assert!((800..1_200).contains(&shares[0]), "{shares:?}");
+        assert!((2_700..3_300).contains(&shares[3]), "{shares:?}");
+        let after =
+            (0..6_000_u64).map(|n| by_hash(&all[1..], &servers, fingerprint(&n.to_le_bytes())));
+        for (before, after) in before.iter().zip(after) {
+            assert!(*before == 0 || *before == after);
+        }
+    }
+
+    #[test]
     fn least_connections_fills_up_by_weight() {
         assert_eq!(count(Balance::LeastConnections, &[1, 3], 400), [100, 300]);
     }
@@ -187,6 +266,7 @@ mod tests {
             let wish = Wish {
                 tried,
                 last: Some(0),
+                hash: 0,
                 desperate,
             };
             choose(

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::balance::{self, Balance, NoChoice, Wish};
+use super::balance::{self, Balance, NoChoice, Spread, Wish};
 use super::breaker::Breaker;
+use super::health::Health;
 use crate::kit::{Prng, Rate, Tick};
 
 /// All pools, as one loop sees them.
@@ -38,6 +39,10 @@ pub struct Pool {
     pub kind: Kind,
     /// Connections to each of its servers, where they are shared by turns.
     pub connections: Connections,
+    /// How its servers are probed, if they are.
+    pub health: Option<Health>,
+    /// What `hash` balances by.
+    pub spread: Spread,
 }
 
 /// What the servers of a pool are; decides which requests it serves.
@@ -96,6 +101,10 @@ pub struct Server {
     pub weight: u32,
     /// What the operator wants of it.
     pub state: ServerState,
+    /// What its probes say.
+    pub healthy: bool,
+    /// The part of its weight that counts under `adaptive`, in percent.
+    pub share: u32,
     /// Open since then, as its home loop has told.
     pub tripped: Option<Tick>,
     /// How long it stays open, in ms.
@@ -275,6 +284,8 @@ impl Server {
             pool,
             weight,
             state: ServerState::Enabled,
+            healthy: true,
+            share: 100,
             tripped: None,
             cooldown: 10_000,
             breaker: Breaker::new(10),
@@ -288,8 +299,12 @@ impl Server {
         self.state == ServerState::Enabled && self.weight > 0 && self.is_closed(now)
     }
 
-    /// Whether the breaker lets a session through: it is closed, or its one trial is free.
+    /// Whether nothing but the operator speaks against it: its probes are good, and its breaker is
+    /// closed, or has its one trial to give.
     pub fn is_closed(&self, now: Tick) -> bool {
+        if !self.healthy {
+            return false;
+        }
         let Some(since) = self.tripped else {
             return true;
         };
@@ -356,6 +371,8 @@ pub(super) mod tests {
             fixed: false,
             kind: Kind::WebSocket,
             connections: Connections::default(),
+            health: None,
+            spread: Spread::default(),
         };
         let fleet = Fleet {
             pools: vec![pool("a"), pool("b"), pool("c")],

@@ -610,6 +610,18 @@ impl Session {
     }
 }
 
+/// The request of a health check.
+pub fn probe_request(path: &str, authority: &str, out: &mut Vec<u8>) {
+    let mut head = HeadWriter::new(out);
+    // Both were checked when they were configured; a probe that can't be written fails.
+    let _refused = head
+        .request_line("GET", path)
+        .and_then(|()| head.header("Host", authority))
+        .and_then(|()| head.header("User-Agent", "wsteady health check"))
+        .and_then(|()| head.header("Connection", "close"));
+    head.end();
+}
+
 /// What stands behind the API's URL: one ClientId and the query, without the slash before it.
 fn bridge_target(target: &str) -> Option<&str> {
     let rest = target.strip_prefix('/')?;

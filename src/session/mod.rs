@@ -25,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 pub use self::attempt::Attempt;
-pub use self::bridge::CallTo;
+pub use self::bridge::{CallTo, probe_request};
 pub use self::dialect::{Dial, Dialect, Heard, Kept};
 pub use self::journal::Journal;
 pub use self::phase::Phase;
@@ -335,6 +335,26 @@ impl Session {
     /// What is kept of the request; gone once the session is over.
     pub fn kept(&self) -> Option<&Kept> {
         self.kept.as_deref()
+    }
+
+    /// The first segment of its path; the ClientId on a bridge.
+    pub fn first_segment(&self) -> &str {
+        let target = self.kept.as_ref().map_or("", |kept| kept.target());
+        let path = target.split('?').next().unwrap_or_default();
+        path.trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// A header of the kept request, as servers get it.
+    pub fn kept_header(&self, name: &str) -> Option<&[u8]> {
+        let kept = self.kept.as_ref()?;
+        kept.lines().split(|byte| *byte == b'\n').find_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let same = line[..colon].eq_ignore_ascii_case(name.as_bytes());
+            same.then(|| line[colon + 1..].trim_ascii())
+        })
     }
 
     /// Heap bytes of the kept head.

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use super::chores::QUEUE_PAUSE;
 use super::directory::Seat;
 use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
-use crate::fleet::balance::{NoChoice, Wish};
+use crate::fleet::balance::{NoChoice, Wish, fingerprint};
+use crate::fleet::{Balance, Pool, Spread};
 use crate::kit::{Chain, Key, Tick};
-use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Push, Pushed};
+use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Push, Pushed, Session};
 
 /// Connections that carry no call now, by server.
 #[derive(Default)]
@@ -71,6 +72,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let wish = Wish {
             tried,
             last: None,
+            hash: hash_of(&self.fleet.pools[usize::from(pool)], session),
             desperate: now.since(since) > 0,
         };
         let server = match self.fleet.choose(pool, wish, now, &mut self.core.rng) {
@@ -408,6 +410,18 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         } else {
             self.io.send(shard, mail);
         }
+    }
+}
+
+/// What tells this client from others, where its pool wants to know.
+pub(super) fn hash_of(pool: &Pool, session: &Session) -> u64 {
+    if pool.balance != Balance::Hash {
+        return 0;
+    }
+    match &pool.spread {
+        Spread::Id => fingerprint(session.first_segment().as_bytes()),
+        Spread::Address => fingerprint(session.peer().ip().to_string().as_bytes()),
+        Spread::Header(name) => fingerprint(session.kept_header(name).unwrap_or_default()),
     }
 }
 

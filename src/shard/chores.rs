@@ -108,6 +108,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.core.chunks.trim();
         }
         self.serve_queue();
+        self.probe();
         self.tidy_shelf();
         self.serve_waiting();
         self.relieve();
@@ -156,6 +157,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Deliver { key, push, from } => self.deliver(key, &push, from),
             Mail::Pushed { key, pushed } => self.tell(key, Event::Pushed(pushed)),
             Mail::Permit { server } => self.give_permit(server),
+            Mail::Health {
+                server,
+                healthy,
+                share,
+            } => self.set_health(server, healthy, share),
             Mail::State { server, state } => self.set_state(server, state),
             Mail::Weight { server, weight } => {
                 if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
@@ -188,6 +194,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Drain { ms } => self.begin_drain(ms),
             Mail::Stop => {
                 self.clear_shelf();
+                self.stop_probes();
                 self.state = State::Stopped;
             }
         }

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use log::{debug, info, warn};
 
+use super::calls::hash_of;
 use super::chores::QUEUE_PAUSE;
 use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
 use crate::fleet::balance::{NoChoice, Wish};
@@ -120,6 +121,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let wish = Wish {
             tried: &attempt.tried,
             last: session.server().filter(|_| held),
+            hash: hash_of(&self.fleet.pools[usize::from(pool)], session),
             desperate: now.since(attempt.since) > 0,
         };
         let server = match self.fleet.choose(pool, wish, now, &mut self.core.rng) {

@@ -63,6 +63,12 @@ pub enum Mail {
     Permit {
         server: u16,
     },
+    /// From a server's home loop: what its probes say.
+    Health {
+        server: u16,
+        healthy: bool,
+        share: u32,
+    },
     /// The operator has changed a server.
     State {
         server: u16,

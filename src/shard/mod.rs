@@ -16,6 +16,7 @@ mod flush;
 pub mod io;
 pub mod mail;
 pub mod pair;
+mod probe;
 mod read;
 pub mod stats;
 pub mod token;
@@ -53,6 +54,9 @@ pub struct Shard<I: Io, D: Dialect> {
     directory: directory::Directory,
     /// Mail to itself.
     notes: Vec<Mail>,
+    /// Of the servers whose home this is.
+    probes: Vec<probe::Probe>,
+    read_vitals: fn(&[u8]) -> Option<crate::fleet::Vitals>,
     connections: Arc<Budget>,
     ready: Vec<Ready>,
     mails: Vec<Mail>,
@@ -119,6 +123,8 @@ pub struct Plan {
     pub connections: Arc<Budget>,
     /// What ClientIds are hashed with; the same for all shards.
     pub secret: (u64, u64),
+    /// Reads the JSON of a health answer, which is nothing that a shard knows.
+    pub read_vitals: fn(&[u8]) -> Option<crate::fleet::Vitals>,
     /// Slots to reserve.
     pub capacity: usize,
     pub rng: Prng,
@@ -143,7 +149,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             parcel: Parcel::default(),
             first_bytes: Vec::new(),
         };
-        Shard {
+        let probes = plan
+            .fleet
+            .servers
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| at % plan.shards == plan.index)
+            .filter(|(_, server)| plan.fleet.pools[usize::from(server.pool)].health.is_some())
+            .map(|(at, _)| probe::Probe::new(at as u16, now))
+            .collect();
+        let mut shard = Shard {
             io,
             index: plan.index,
             shards: plan.shards,
@@ -162,13 +177,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             shelf: calls::Shelf::new(servers),
             directory: directory::Directory::new(plan.secret),
             notes: Vec::new(),
+            probes,
+            read_vitals: plan.read_vitals,
             connections: plan.connections,
             ready: Vec::new(),
             mails: Vec::new(),
             due: Vec::new(),
             doing: Vec::new(),
             state: State::Running,
+        };
+        if !shard.probes.is_empty() {
+            shard.want_chores(0);
         }
+        shard
     }
 
     /// One pass of the loop. False: the shard has stopped.
@@ -228,7 +249,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let resting = self
             .upstreams
             .iter()
-            .filter(|(_, slot)| slot.rider.is_none());
+            .filter(|(_, slot)| slot.rider.is_none() || slot.rider == probe::PROBE);
         let resting = resting.count();
         assert_eq!(
             joined + resting,

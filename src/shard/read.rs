@@ -1,5 +1,6 @@
 //! Reading: from a socket into the scratch buffer, from there to whoever understands it.
 
+use super::probe::PROBE;
 use super::{BROKEN, CLIENT_ROOM, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
 use crate::kit::{Key, Spot};
 use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
@@ -27,6 +28,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         let rider = upstream.rider;
+        if rider == PROBE {
+            return self.probe_ready(key, ready);
+        }
         if rider.is_none() {
             // Nobody has asked: an end, or bytes that would be taken for the next answer.
             if ready.readable || ready.ended {

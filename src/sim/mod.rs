@@ -88,6 +88,7 @@ impl Run {
             memory_step: 16,
             connections: connections.clone(),
             secret: (seed, 7),
+            read_vitals: |_| None,
             capacity: 8,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
@@ -358,6 +359,8 @@ fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
             fixed: false,
             kind: Default::default(),
             connections: Default::default(),
+            health: None,
+            spread: Default::default(),
         });
         let path = format!("/p{pool}");
         fleet.routes.push(Route {

@@ -41,6 +41,8 @@ fn fleet() -> Fleet {
         fixed: false,
         kind: Default::default(),
         connections: Default::default(),
+        health: None,
+        spread: Default::default(),
     };
     let server = |id: &str, port: u16, pool| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -169,5 +169,7 @@ fn balance_name(balance: Balance) -> &'static str {
         Balance::RoundRobin => "round-robin",
         Balance::Random => "random",
         Balance::LeastConnections => "least-connections",
+        Balance::Hash => "hash",
+        Balance::Adaptive => "adaptive",
     }
 }

@@ -18,6 +18,8 @@ fn fleet() -> Fleet {
         fixed: false,
         kind: Default::default(),
         connections: Default::default(),
+        health: None,
+        spread: Default::default(),
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     let server = |id: &str, pool| Server::new(id.to_string(), "ws://h".into(), address, pool, 1);

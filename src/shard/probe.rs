@@ -1,0 +1,277 @@
+//! Health checks: probes ride on upstreams like anybody else, but for the fleet. Each server is
+//! probed by its home loop, all of them at once, and the verdict goes to all others by mail.
+
+use std::io::IoSlice;
+
+use log::{info, warn};
+
+use super::{
+    Bits, Dialled, Got, Io, Kind, Mail, READ_MAX, Ready, STASH_ROOM, Shard, Token, Upstream,
+};
+use crate::fleet::health::{Expect, Trend, Vitals};
+use crate::kit::{Chain, Key, Spot, Tick};
+use crate::session::{Dial, Dialect, Heard, Kept, probe_request};
+
+/// Who rides on a probe's upstream: nobody's client.
+pub(super) const PROBE: Key = Key {
+    index: u32::MAX,
+    generation: 1,
+};
+
+/// The probes of one server.
+pub(super) struct Probe {
+    server: u16,
+    /// Under way, or none.
+    upstream: Key,
+    /// When the next one begins, or the present one is given up.
+    due: Tick,
+    trend: Trend,
+}
+
+impl Probe {
+    pub(super) fn new(server: u16, now: Tick) -> Probe {
+        Probe {
+            server,
+            upstream: Key::NONE,
+            due: now,
+            trend: Trend::new(),
+        }
+    }
+}
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// Begins what is due, gives up what is late.
+    pub(super) fn probe(&mut self) {
+        let now = self.core.now;
+        for at in 0..self.probes.len() {
+            if self.probes[at].due.is_due(now) {
+                if self.probes[at].upstream.is_none() {
+                    self.begin_probe(at);
+                } else {
+                    self.end_probe(at, false, None);
+                }
+            }
+            let wait = self.probes[at].due.since(now);
+            self.want_chores(wait.min(PROBE_PAUSE_MAX));
+        }
+    }
+
+    fn begin_probe(&mut self, at: usize) {
+        let now = self.core.now;
+        let server = self.probes[at].server;
+        let place = &self.fleet.servers[usize::from(server)];
+        let pool = &self.fleet.pools[usize::from(place.pool)];
+        let Some(health) = &pool.health else { return };
+        self.probes[at].due = now.after(health.timeout);
+        let token = Token::upstream(self.upstreams.next_key());
+        let source = self.chores.next_source(&pool.sources);
+        let Dialled::Socket(socket) = self.io.dial(place.address, source, token) else {
+            return self.end_probe(at, false, None);
+        };
+        let core = &mut self.core;
+        core.first_bytes.clear();
+        let dialect = match health.expect {
+            Expect::WebSocket => {
+                let kept = Kept::new("", format!("Host: {}\r\n", place.authority).as_bytes());
+                let dial = Dial {
+                    prefix: &health.path,
+                    fixed: true,
+                    kept: &kept,
+                    extra: &[],
+                    plain: true,
+                    first: false,
+                    pass: &[],
+                    head_max: core.house.header_max,
+                };
+                Some(D::open(dial, &mut core.rng, &mut core.first_bytes))
+            }
+            Expect::Status | Expect::JsonStatus | Expect::Tcp => {
+                probe_request(&health.path, &place.authority, &mut core.first_bytes);
+                D::for_calls(core.house.header_max, BODY_MAX, false)
+            }
+        };
+        let Some(dialect) = dialect.filter(|_| core.chunks.room(core.first_bytes.len())) else {
+            // No memory, or a world without calls: that says nothing of the server.
+            self.io.close(socket);
+            self.probes[at].due = now.after(health.interval);
+            return;
+        };
+        let mut spill = Chain::new();
+        core.chunks.push(&mut spill, &core.first_bytes);
+        let inserted = self.upstreams.insert(Upstream {
+            dialect,
+            socket,
+            rider: PROBE,
+            server,
+            bits: Bits::default(),
+            stash: Chain::new(),
+            spill,
+        });
+        debug_assert_eq!(token.kind(), Some(Kind::Upstream(inserted)));
+        self.probes[at].upstream = inserted;
+    }
+
+    /// Something happened to a probe's connection.
+    pub(super) fn probe_ready(&mut self, key: Key, ready: Ready) {
+        let Some(at) = self.probes.iter().position(|probe| probe.upstream == key) else {
+            return;
+        };
+        let Some(slot) = self.upstreams.get_mut(key) else {
+            return;
+        };
+        if !slot.bits.done {
+            if !(ready.writable || ready.ended) {
+                return;
+            }
+            if !self.io.is_connected(&mut slot.socket) {
+                return self.end_probe(at, false, None);
+            }
+            slot.bits.done = true;
+            let pool = self.fleet.servers[usize::from(slot.server)].pool;
+            let health = self.fleet.pools[usize::from(pool)].health.as_ref();
+            if health.is_some_and(|health| health.expect == Expect::Tcp) {
+                return self.end_probe(at, true, None);
+            }
+            // One small request into an empty socket: it fits, or the time-out ends it.
+            let chunks = &mut self.core.chunks;
+            let parts: Vec<IoSlice<'_>> = chunks
+                .slices(&slot.spill, Spot::FRONT)
+                .map(IoSlice::new)
+                .collect();
+            self.io.write(&mut slot.socket, &parts);
+            chunks.clear(&mut slot.spill);
+        }
+        if ready.readable || ready.ended {
+            self.read_probe(at, key);
+        }
+    }
+
+    fn read_probe(&mut self, at: usize, key: Key) {
+        loop {
+            let Some(slot) = self.upstreams.get_mut(key) else {
+                return;
+            };
+            let kept = slot.stash.len();
+            if kept > STASH_ROOM - READ_MAX || !self.core.chunks.room(READ_MAX) {
+                return self.end_probe(at, false, None);
+            }
+            let new = match self
+                .io
+                .read(&mut slot.socket, &mut self.scratch[STASH_ROOM..])
+            {
+                Got::Bytes(new) => new,
+                Got::Wait => return,
+                Got::End => {
+                    let heard = slot.dialect.hear_end();
+                    return self.judge_probe(at, heard);
+                }
+                Got::Broken => return self.end_probe(at, false, None),
+            };
+            let mut from = STASH_ROOM - kept;
+            let chunks = &mut self.core.chunks;
+            chunks.peek(
+                &slot.stash,
+                Spot::FRONT,
+                &mut self.scratch[from..STASH_ROOM],
+            );
+            chunks.clear(&mut slot.stash);
+            while from < STASH_ROOM + new {
+                let (used, heard) = slot.dialect.hear(&self.scratch[from..STASH_ROOM + new]);
+                match heard {
+                    Heard::More => {
+                        chunks.push(&mut slot.stash, &self.scratch[from..STASH_ROOM + new]);
+                        break;
+                    }
+                    Heard::Nothing => from += used,
+                    heard => return self.judge_probe(at, heard),
+                }
+            }
+        }
+    }
+
+    fn judge_probe(&mut self, at: usize, heard: Heard) {
+        let pool = self.fleet.servers[usize::from(self.probes[at].server)].pool;
+        let expect = self.fleet.pools[usize::from(pool)]
+            .health
+            .as_ref()
+            .map(|health| health.expect);
+        match (heard, expect) {
+            (Heard::Ready(_), _) => self.end_probe(at, true, None),
+            (Heard::Reply(reply), expect) => {
+                let good = (200..300).contains(&reply.status);
+                let vitals = (self.read_vitals)(&reply.body);
+                let good = match expect {
+                    Some(Expect::JsonStatus) => good && vitals.is_some_and(|vitals| vitals.ok),
+                    _ => good,
+                };
+                self.end_probe(at, good, vitals);
+            }
+            _ => self.end_probe(at, false, None),
+        }
+    }
+
+    /// A probe is over, one way or the other.
+    fn end_probe(&mut self, at: usize, good: bool, vitals: Option<Vitals>) {
+        let now = self.core.now;
+        let probe = &mut self.probes[at];
+        let server = probe.server;
+        if let Some(mut slot) = self
+            .upstreams
+            .remove(std::mem::replace(&mut probe.upstream, Key::NONE))
+        {
+            self.core.chunks.clear(&mut slot.stash);
+            self.core.chunks.clear(&mut slot.spill);
+            self.io.close(slot.socket);
+        }
+        let place = &self.fleet.servers[usize::from(server)];
+        let pool = &self.fleet.pools[usize::from(place.pool)];
+        let Some(health) = &pool.health else { return };
+        probe.due = now.after(health.interval);
+        let changed = probe.trend.on_probe(good, health);
+        let share = vitals
+            .filter(|_| good)
+            .map_or(place.share, |vitals| vitals.share());
+        let id = place.id.as_str();
+        match changed {
+            Some(true) => info!(server = id; "healthy"),
+            Some(false) => warn!(server = id; "unhealthy"),
+            None if share == place.share => return,
+            None => {}
+        }
+        let healthy = changed.unwrap_or(place.healthy);
+        for shard in (0..self.shards).filter(|shard| *shard != self.index) {
+            self.io.send(
+                shard,
+                Mail::Health {
+                    server,
+                    healthy,
+                    share,
+                },
+            );
+        }
+        self.set_health(server, healthy, share);
+    }
+
+    pub(super) fn set_health(&mut self, server: u16, healthy: bool, share: u32) {
+        if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
+            (place.healthy, place.share) = (healthy, share);
+        }
+    }
+
+    /// Nothing is asked any more: the shard stops.
+    pub(super) fn stop_probes(&mut self) {
+        for probe in std::mem::take(&mut self.probes) {
+            if let Some(mut slot) = self.upstreams.remove(probe.upstream) {
+                self.core.chunks.clear(&mut slot.stash);
+                self.core.chunks.clear(&mut slot.spill);
+                self.io.close(slot.socket);
+            }
+        }
+    }
+}
+
+/// Bytes of a probe's answer that are read.
+const BODY_MAX: u64 = 64 << 10;
+
+/// Chores look at the probes at least so often, in ms.
+const PROBE_PAUSE_MAX: u32 = 60_000;
