@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: processes, raw sockets, recording peers, the ledger.
 
+pub mod api;
 pub mod client;
 pub mod crc32c;
 pub mod field;
