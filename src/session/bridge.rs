@@ -111,16 +111,10 @@ impl Session {
 
     /// Writes the call that is due: what is asked depends on where the session is in its life. False:
     /// there is none.
-    pub fn compose_call(
-        &mut self,
-        to: &CallTo<'_>,
-        settings: &Settings,
-        chunks: &Chunks,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    pub fn compose_call(&mut self, to: &CallTo<'_>, chunks: &Chunks, out: &mut Vec<u8>) -> bool {
         let written = match self.phase {
             Phase::Admitting => self.compose_get(to, out),
-            Phase::Open | Phase::Held => self.compose_post(to, settings, chunks, out),
+            Phase::Open | Phase::Held => self.compose_post(to, chunks, out),
             Phase::Finishing => self.compose_delete(to, out),
             Phase::Serving => self.compose_exchange(to, out),
             Phase::Greeting | Phase::Moving | Phase::Parting | Phase::Over => None,
@@ -143,13 +137,7 @@ impl Session {
         Some(())
     }
 
-    fn compose_post(
-        &mut self,
-        to: &CallTo<'_>,
-        settings: &Settings,
-        chunks: &Chunks,
-        out: &mut Vec<u8>,
-    ) -> Option<()> {
+    fn compose_post(&mut self, to: &CallTo<'_>, chunks: &Chunks, out: &mut Vec<u8>) -> Option<()> {
         let number = self.journal.confirmed();
         let message = self.journal.first(chunks)?;
         self.begin_head("POST", to, out)?;
@@ -162,9 +150,7 @@ impl Session {
             "Content-Type: {kind}\r\nContent-Length: {}\r\n",
             message.payload
         );
-        if settings.confirm != Confirm::Written {
-            let _ = write!(out, "Idempotency-Key: \"{:032x}-{number}\"\r\n", self.id());
-        }
+        let _ = write!(out, "Idempotency-Key: \"{:032x}-{number}\"\r\n", self.id());
         self.end_head(out);
         self.journal.read_first(chunks, out);
         self.journal.replay();
@@ -321,6 +307,7 @@ impl Session {
             },
             ctx,
         );
+        ctx.tally.bridged += 1;
         // What was pushed since the API said ok.
         ctx.chunks.join(&mut self.out, &mut self.draft);
         self.keep_little();
@@ -426,7 +413,9 @@ impl Session {
     }
 
     fn on_farewell_answered(&mut self, reply: &Reply, ctx: &mut Ctx<'_>) {
-        let ok = (200..300).contains(&reply.status) && !reply.encoded && reply.body == b"ok";
+        // Many an API says 204 here.
+        let said = reply.body.is_empty() || reply.body == b"ok";
+        let ok = (200..300).contains(&reply.status) && !reply.encoded && said;
         self.count_request(ok, ctx);
         if ok {
             return self.part(ctx);

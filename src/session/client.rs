@@ -238,6 +238,11 @@ impl Session {
 
     fn greet(&mut self, bytes: &[u8], kept: usize, ctx: &mut Ctx<'_>) {
         let limits = HeadLimits::new(ctx.house.header_max);
+        let kept = if std::mem::take(&mut self.flags.unread) {
+            0
+        } else {
+            kept
+        };
         // The end of the head is not in what was kept: one byte a packet costs no second look.
         match head::end(bytes, kept, &limits) {
             Ok(None) => ctx.chunks.push(&mut self.stash, bytes),

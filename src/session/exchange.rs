@@ -349,6 +349,7 @@ impl Session {
         self.kept = None;
         self.pool = None;
         self.become_(Phase::Greeting);
+        self.flags.unread = true;
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.house.handshake), ctx);
         ctx.actions.push(Action::ReadClient);

@@ -133,6 +133,8 @@ struct Flags {
     calling: bool,
     /// and its connection stands.
     reached: bool,
+    /// What is kept in the stash may begin with a whole request.
+    unread: bool,
 }
 
 /// What most sessions never need.
@@ -518,6 +520,7 @@ impl Session {
         }
         if !self.flags.ended {
             self.flags.ended = true;
+            ctx.tally.bridged -= u64::from(self.flags.bridged && self.flags.opened);
             let unconfirmed = unconfirmed + lost;
             ctx.actions
                 .push(Action::Tell(Life::Ended { end, unconfirmed }));

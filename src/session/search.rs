@@ -103,7 +103,9 @@ impl Session {
             (Phase::Admitting, Nobody::AllTried | Nobody::NoneUsable) if attempt.answered => {
                 self.deny(502, "no server answered as it should", ctx);
             }
-            (Phase::Held, Nobody::AllTried) if attempt.all_refused && !attempt.tried.is_empty() => {
+            (Phase::Held, Nobody::AllTried)
+                if attempt.all_refused && !attempt.tried.is_empty() && !self.flags.bridged =>
+            {
                 self.end(End::Refused, ctx);
             }
             _ => {

@@ -30,6 +30,11 @@ impl Session {
             .and_then(|request| self.read_visit(&request, ctx));
         let visit = match visit {
             Ok(visit) => visit,
+            Err(error) if error == METHODS => {
+                let allow = [("Allow", "GET, POST, DELETE")];
+                let response = simple_response(error.status, error.reason, &allow);
+                return self.deny_with(error.status, &response, ctx);
+            }
             Err(error) => return self.refuse_head(&error, ctx),
         };
         self.become_(Phase::Serving);
@@ -55,7 +60,7 @@ impl Session {
             },
             "GET" if wants_json => PushVerb::Look,
             "GET" => return Err(HeadError::new(426, "clients come by WebSocket")),
-            _ => return Err(HeadError::new(405, "only GET, POST and DELETE")),
+            _ => return Err(METHODS),
         };
         self.check_source(headers, ctx)?;
         let path = request.target.split('?').next().unwrap_or_default();
@@ -96,13 +101,11 @@ impl Session {
         let peer = self.peer.address().ip().to_canonical();
         let forwarded =
             headers.get("x-forwarded-for").is_some() || headers.get("forwarded").is_some();
-        let source = if ctx.house.trusts(peer) {
-            named_client(headers, ctx).unwrap_or(peer)
-        } else if forwarded {
+        let source = match (ctx.house.trusts(peer), forwarded) {
+            (true, true) => named_client(headers, ctx).ok_or(refused)?,
             // Somebody speaks for somebody else, and we don't know him.
-            return Err(refused);
-        } else {
-            peer
+            (false, true) => return Err(refused),
+            (_, false) => peer,
         };
         let allowed =
             source.is_loopback() || ctx.house.push_allow.iter().any(|net| net.contains(&source));
@@ -224,11 +227,11 @@ impl Session {
             rare.visit = None;
         }
         let connection = if keep { "keep-alive" } else { "close" };
-        let response = simple_response(
-            status,
-            body,
-            &[("Connection", connection), ("Content-Type", kind)],
-        );
+        let mut headers = vec![("Connection", connection), ("Content-Type", kind)];
+        if status == 503 {
+            headers.push(("Retry-After", "1"));
+        }
+        let response = simple_response(status, body, &headers);
         ctx.chunks.push(&mut self.out, &response);
         ctx.actions.push(Action::FlushClient);
         if !keep {
@@ -269,23 +272,19 @@ impl Session {
     }
 }
 
-/// The address that our own proxies saw: the last entry that is none of them.
+/// The address that our own proxies saw: the last entry that is none of them, or the first of all.
+/// `None`: it can't be read.
 fn named_client(headers: &Headers<'_>, ctx: &Ctx<'_>) -> Option<IpAddr> {
+    let mut named = None;
     let entries: Vec<&[u8]> = headers.members("x-forwarded-for").collect();
-    let addresses = entries.iter().rev().map(|entry| {
-        std::str::from_utf8(entry)
-            .ok()?
-            .parse::<IpAddr>()
-            .ok()
-            .map(|ip| ip.to_canonical())
-    });
-    for address in addresses {
-        let address = address?;
-        if !ctx.house.trusts(address) {
-            return Some(address);
+    for entry in entries.iter().rev() {
+        let address: IpAddr = std::str::from_utf8(entry).ok()?.parse().ok()?;
+        named = Some(address.to_canonical());
+        if !ctx.house.trusts(address.to_canonical()) {
+            break;
         }
     }
-    None
+    named
 }
 
 fn is_binary(headers: &Headers<'_>) -> bool {
@@ -311,6 +310,8 @@ fn same_bytes(one: &[u8], other: &[u8]) -> bool {
     let differ = one.iter().zip(other).fold(0, |sum, (a, b)| sum | (a ^ b));
     one.len() == other.len() && differ == 0
 }
+
+const METHODS: HeadError = HeadError::new(405, "only GET, POST and DELETE");
 
 /// A Close's payload has 125 bytes, two of them for the code (RFC 6455 5.5).
 const REASON_MAX: usize = 123;

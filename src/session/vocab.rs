@@ -560,6 +560,8 @@ pub struct Tally {
     /// Sizes of messages from clients and to them, in bytes of payload.
     pub sizes_up: Sizes,
     pub sizes_down: Sizes,
+    /// Sessions of a bridge now; a gauge.
+    pub bridged: u64,
     /// Calls begun, and how they ended; and how long they took.
     pub requests_started: u64,
     pub requests_failed: u64,

@@ -178,17 +178,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         slot.dialect.asked(client.session.asks_head());
         let core = &mut self.core;
         let place = &self.fleet.servers[usize::from(slot.server)];
-        let pool = client.session.pool().map_or(0, usize::from);
-        let settings = core.settings.get(pool).unwrap_or(&core.nobodys);
         let to = CallTo {
             prefix: &place.prefix,
             authority: &place.authority,
         };
         core.first_bytes.clear();
         let bytes = &mut core.first_bytes;
-        let said = client
-            .session
-            .compose_call(&to, settings, &core.chunks, bytes);
+        let said = client.session.compose_call(&to, &core.chunks, bytes);
         let fits = said && core.chunks.room(core.first_bytes.len());
         if fits {
             core.chunks.push(&mut slot.spill, &core.first_bytes);

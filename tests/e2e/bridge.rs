@@ -1259,7 +1259,8 @@ fn b_d7_a_storm_of_deletes_keeps_to_the_connections_of_the_pool() {
     let gone = api.wait("DELETE", 200);
     let ids: HashSet<&str> = gone.iter().map(Call::id).collect();
     assert_eq!((gone.len(), ids.len()), (200, 200));
-    assert!(api.open_most() <= 4, "{} connections", api.open_most());
+    // One may be closing, seen late by the API, while its place is taken.
+    assert!(api.open_most() <= 5, "{} connections", api.open_most());
     finish(proxy, &[&api]);
 }
 

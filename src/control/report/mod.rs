@@ -132,6 +132,13 @@ fn sessions(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
     for row in &sums.servers {
         page.sample(&row.labels(fleet), row.count.sessions);
     }
+    // A session of a bridge has no server of its own.
+    for (number, pool) in fleet.pools.iter().enumerate() {
+        if pool.kind == Kind::Bridge {
+            let open: u64 = sums.tallies(number).map(|tally| tally.bridged).sum();
+            page.sample(&[("pool", &pool.name), ("server", &"")], open);
+        }
+    }
     page.family(
         "wsteady_sessions_total",
         COUNTER,
