@@ -413,9 +413,7 @@ impl Session {
     }
 
     fn on_farewell_answered(&mut self, reply: &Reply, ctx: &mut Ctx<'_>) {
-        // Many an API says 204 here.
-        let said = reply.body.is_empty() || reply.body == b"ok";
-        let ok = (200..300).contains(&reply.status) && !reply.encoded && said;
+        let ok = (200..300).contains(&reply.status) && !reply.encoded && reply.body == b"ok";
         self.count_request(ok, ctx);
         if ok {
             return self.part(ctx);

@@ -58,18 +58,20 @@ pub fn read<'a>(request: &Request<'a>) -> Result<Asked<'a>, HeadError> {
 }
 
 /// The response to a head that was refused, after which the connection is closed. 426 names the
-/// version we speak (RFC 6455 section 4.4), 405 leaves the methods open.
+/// version we speak (RFC 6455 section 4.4), 405 the methods that
+/// are passed on at all (RFC 9110 section 15.5.6).
 pub fn refusal(error: &HeadError) -> Vec<u8> {
     let upgrade: &[(&str, &str)] = &[
         ("Connection", "close, Upgrade"),
         ("Upgrade", "websocket"),
         ("Sec-WebSocket-Version", "13"),
     ];
-    simple_response(
-        error.status,
-        error.reason,
-        if error.status == 426 { upgrade } else { &[] },
-    )
+    let extra = match error.status {
+        426 => upgrade,
+        405 => &[("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")],
+        _ => &[],
+    };
+    simple_response(error.status, error.reason, extra)
 }
 
 /// Whether an upgrade may come from this origin. An empty list allows all; no origin at all is not
