@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::config::{self, Config, OnDuplicate, PoolConfig, PoolKind, ServerConfig, Target};
+use super::config::{
+    self, Config, HashBy, HealthConfig, OnDuplicate, PoolConfig, PoolKind, ServerConfig, Target,
+};
 use crate::fleet::{self, Balance, Breaker, Fleet, Pool, Route, Server};
 use crate::kit::Rate;
 use crate::session::{self, Confirm, House, Settings};
@@ -87,6 +89,8 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
             config::Balance::RoundRobin => Balance::RoundRobin,
             config::Balance::Random => Balance::Random,
             config::Balance::LeastConnections => Balance::LeastConnections,
+            config::Balance::Hash => Balance::Hash,
+            config::Balance::Adaptive => Balance::Adaptive,
         },
         connect_rate: Arc::new(Rate::new(config.connect_rate)),
         sources: config.source_addresses.clone(),
@@ -97,10 +101,30 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
             PoolKind::Http => fleet::Kind::Http,
         },
         connections: connections_of(config),
-        health: None,
-        spread: fleet::Spread::default(),
+        health: config.health.as_ref().map(health_of),
+        spread: match &config.hash {
+            HashBy::Id => fleet::Spread::Id,
+            HashBy::Address => fleet::Spread::Address,
+            HashBy::Header(name) => fleet::Spread::Header(name.clone()),
+        },
     });
     Ok(())
+}
+
+fn health_of(health: &HealthConfig) -> fleet::Health {
+    fleet::Health {
+        path: health.path.clone(),
+        interval: ms(health.interval),
+        timeout: ms(health.timeout),
+        rise: health.rise,
+        fall: health.fall,
+        expect: match health.expect {
+            config::Expect::Status => fleet::Expect::Status,
+            config::Expect::JsonStatus => fleet::Expect::JsonStatus,
+            config::Expect::Tcp => fleet::Expect::Tcp,
+            config::Expect::Websocket => fleet::Expect::WebSocket,
+        },
+    }
 }
 
 fn connections_of(pool: &PoolConfig) -> fleet::Connections {
@@ -272,6 +296,34 @@ mod tests {
         assert_eq!(house.push_token.as_deref(), Some("opensesame"));
         let allowed: Vec<String> = house.push_allow.iter().map(ToString::to_string).collect();
         assert_eq!(allowed, ["10.0.0.0/8", "127.0.0.2/32"]);
+    }
+
+    #[test]
+    fn health_and_hash_are_assembled() {
+        let text = "pools:\n  \
+            ws: { servers: [\"ws://127.0.0.1:1\"], health: {}, balance: hash }\n  \
+            web: { kind: http, servers: [\"http://127.0.0.1:2\"], balance: hash, hash: \"header:X-Id\",\n    \
+            health: { path: /h?x, interval: 3s, timeout: 500ms, rise: 2, fall: 255, expect: tcp } }\n";
+        let fleet = assembled(text).fleet;
+        let (ws, web) = (&fleet.pools[0], &fleet.pools[1]);
+        assert_eq!(
+            (ws.balance, &ws.spread),
+            (Balance::Hash, &fleet::Spread::Id)
+        );
+        let mut expected = fleet::Health {
+            path: "/healthCheck".into(),
+            interval: 10_000,
+            timeout: 2_000,
+            rise: 1,
+            fall: 2,
+            expect: fleet::Expect::WebSocket,
+        };
+        assert_eq!(ws.health.as_ref(), Some(&expected));
+        (expected.path, expected.expect) = ("/h?x".into(), fleet::Expect::Tcp);
+        (expected.interval, expected.timeout) = (3_000, 500);
+        (expected.rise, expected.fall) = (2, 255);
+        assert_eq!(web.health.as_ref(), Some(&expected));
+        assert_eq!(web.spread, fleet::Spread::Header("X-Id".into()));
     }
 
     #[test]

@@ -463,7 +463,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 .fleet
                 .servers
                 .iter()
-                .map(|server| !server.is_closed(self.core.now))
+                // Nobody can take the trial of an unhealthy one: its breaker stays open.
+                .map(|server| {
+                    server.tripped.is_some() && !(server.healthy && server.is_closed(self.core.now))
+                })
+                .collect(),
+            healthy: self
+                .fleet
+                .servers
+                .iter()
+                .map(|server| server.healthy)
                 .collect(),
         }
     }

@@ -60,6 +60,8 @@ pub struct Snapshot {
     pub kept_bytes: u64,
     /// The servers whose breakers let nobody through now, as this shard knows them.
     pub tripped: Vec<bool>,
+    /// The servers whose probes are good, or that nobody probes.
+    pub healthy: Vec<bool>,
 }
 
 /// A session, as the admin API lists it.

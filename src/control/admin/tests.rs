@@ -27,6 +27,7 @@ struct Stand {
 struct Scene {
     told: Vec<String>,
     tripped: [bool; 3],
+    unhealthy: [bool; 3],
     /// This one answers nothing.
     silent: Option<usize>,
 }
@@ -101,7 +102,7 @@ fn page(shard: usize, filter: &Filter) -> Answer {
     Answer::Sessions { rows: found, next }
 }
 
-fn snapshot(shard: usize, tripped: &[bool]) -> Snapshot {
+fn snapshot(shard: usize, scene: &Scene) -> Snapshot {
     let mut stats = Stats::new(2, 3);
     (stats.opened, stats.closed) = (10, 3);
     stats.denied.insert(503, 2);
@@ -120,7 +121,8 @@ fn snapshot(shard: usize, tripped: &[bool]) -> Snapshot {
         timers: 1,
         buffer_bytes: 4096,
         kept_bytes: 100,
-        tripped: tripped.to_vec(),
+        tripped: scene.tripped.to_vec(),
+        healthy: scene.unhealthy.map(|one| !one || shard == 0).to_vec(),
     }
 }
 
@@ -132,7 +134,7 @@ fn reply(scene: &Mutex<Scene>, shard: usize, mail: Mail) -> Option<(u64, Answer)
     let has = |id: u128| rows(shard).iter().any(|(_, row)| row.id == id);
     match mail {
         Mail::Count { ticket } => {
-            let snapshot = snapshot(shard, &scene.tripped);
+            let snapshot = snapshot(shard, &scene);
             Some((ticket, Answer::Snapshot(Box::new(snapshot))))
         }
         Mail::List { ticket, filter } => Some((ticket, page(shard, &filter))),
@@ -354,7 +356,8 @@ fn servers_and_stats_have_the_documented_fields() {
     );
     assert_eq!(
         (&c["healthy"], &c["breaker"]),
-        (&json!(false), &json!("open"))
+        (&json!(true), &json!("open")),
+        "nothing was probed"
     );
     let stats = stand.get("/v1/stats").json();
     assert_eq!(stats["messages"]["up"], 18);
@@ -800,6 +803,17 @@ fn ready_only_while_each_pool_has_a_usable_server() {
     stand.scene.lock().unwrap().tripped[2] = true;
     assert_eq!(ready(), no("game"));
     stand.scene.lock().unwrap().tripped[2] = false;
+    assert_eq!(ready().0, 200);
+    // The second loop has learnt it already.
+    stand.scene.lock().unwrap().unhealthy[2] = true;
+    assert_eq!(ready(), no("game"));
+    let rows = stand.get("/v1/servers").json();
+    let healthy = [0, 2].map(|row| rows["servers"][row]["healthy"].clone());
+    assert_eq!(healthy, [true, false]);
+    assert_eq!(rows["servers"][2]["breaker"], "closed");
+    let up = "wsteady_server_up{pool=\"game\",server=\"c\"} 0\n";
+    assert!(stand.get("/metrics").body.contains(up));
+    stand.scene.lock().unwrap().unhealthy[2] = false;
     assert_eq!(ready().0, 200);
     stand.desk.set_draining();
     assert_eq!(ready(), (503, "draining\n".to_string()));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Desk;
 use crate::control::report;
-use crate::fleet::{Balance, Fleet, ServerState};
+use crate::fleet::{Balance, Fleet, Kind, ServerState};
 use crate::session::Tally;
 use crate::shard::stats::{Snapshot, Stats};
 
@@ -72,8 +72,7 @@ pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
             .filter_map(|snapshot| snapshot.stats.pools.get(number));
         json!({
             "name": pool.name,
-            // The other kinds come with later versions.
-            "kind": "websocket",
+            "kind": kind_name(pool.kind),
             "balance": balance_name(pool.balance),
             "servers": names.collect::<Vec<_>>(),
             "usable": usable.count(),
@@ -98,8 +97,7 @@ pub(super) fn server(fleet: &Fleet, number: u16, snapshots: Option<&[Snapshot]>)
     if let Some(snapshots) = snapshots {
         let open = report::is_open(number, snapshots);
         let count = report::server_count(number, snapshots);
-        // Nothing is probed: what is known of its health is what sessions met with.
-        value["healthy"] = json!(!open);
+        value["healthy"] = json!(report::is_healthy(number, snapshots));
         value["breaker"] = json!(if open { "open" } else { "closed" });
         value["sessions"] = json!(count.sessions);
         value["sessions_total"] = json!(count.sessions_total);
@@ -162,6 +160,14 @@ fn quantiles(snapshots: &[Snapshot], of: fn(&Stats) -> &Histogram<u64>, unit: f6
         "p99": all.value_at_quantile(0.99) as f64 * unit,
         "max": all.max() as f64 * unit,
     })
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::WebSocket => "websocket",
+        Kind::Bridge => "bridge",
+        Kind::Http => "http",
+    }
 }
 
 fn balance_name(balance: Balance) -> &'static str {

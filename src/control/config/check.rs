@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::keys::nearest;
 use super::read::Findings;
-use super::{Config, PoolConfig, PoolKind, size_text};
+use super::{Balance, Config, Expect, HashBy, PoolConfig, PoolKind, duration_text, size_text};
 
 /// Checks all relations and fills in the ids of servers that were given none.
 pub(super) fn check(config: &mut Config, findings: &mut Findings) {
@@ -28,6 +28,8 @@ fn check_pools(config: &Config, findings: &mut Findings) {
     }
     for pool in &config.pools {
         check_connections(pool, findings);
+        check_health(pool, findings);
+        check_balance(pool, findings);
         let path = format!("pools.{}", pool.name);
         if pool.servers.is_empty() {
             findings.warn_at(
@@ -41,6 +43,47 @@ fn check_pools(config: &Config, findings: &mut Findings) {
         if !config.routes.is_empty() && !routed {
             findings.warn_at(&path, "no route leads here: it gets no requests");
         }
+    }
+}
+
+/// A probe that takes longer than the interval would be late for the next.
+fn check_health(pool: &PoolConfig, findings: &mut Findings) {
+    let Some(health) = &pool.health else { return };
+    if health.timeout > health.interval {
+        let interval = duration_text(health.interval);
+        let message = format!(
+            "{} is more than interval ({interval}); raise interval, or write at most {interval}",
+            duration_text(health.timeout)
+        );
+        findings.problem_at(&format!("pools.{}.health.timeout", pool.name), &message);
+    }
+}
+
+/// Ways of balancing that lack what they go by.
+fn check_balance(pool: &PoolConfig, findings: &mut Findings) {
+    let path = format!("pools.{}", pool.name);
+    if pool.balance == Balance::Adaptive {
+        let lacks = match &pool.health {
+            None => {
+                Some("without health, it is like round-robin; add health: { expect: json-status }")
+            }
+            Some(health) => match health.expect {
+                Expect::Tcp | Expect::Websocket => Some(
+                    "these probes get no JSON, so it is like round-robin; write expect: json-status",
+                ),
+                Expect::Status | Expect::JsonStatus => None,
+            },
+        };
+        if let Some(lacks) = lacks {
+            findings.warn_at(&format!("{path}.balance"), lacks);
+        }
+    }
+    let by_header = matches!(pool.hash, HashBy::Header(_));
+    if pool.balance == Balance::Hash && by_header && pool.kind == PoolKind::Bridge {
+        findings.warn_at(
+            &format!("{path}.hash"),
+            "a bridge's calls after the first don't have it: all go to one server; write id",
+        );
     }
 }
 

@@ -4,8 +4,9 @@ use std::fmt::{Display, Write};
 
 use super::parse::MASK;
 use super::{
-    Config, Confirm, ConnectionsConfig, Loops, OnDuplicate, Overflow, PoolConfig, PoolKind,
-    PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target, duration_text, size_text,
+    Balance, Config, Confirm, ConnectionsConfig, Expect, HashBy, HealthConfig, Loops, OnDuplicate,
+    Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig,
+    Target, duration_text, size_text,
 };
 
 /// What `wsteady check` prints. The whole text is YAML in which tokens are masked; without tokens
@@ -115,6 +116,8 @@ fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
         "Pool {} ({}): {servers}, chosen by {}.",
         pool.name, pool.kind, pool.balance
     ));
+    balance_sentence(pool, page);
+    health_sentences(pool.health.as_ref(), page);
     match pool.kind {
         PoolKind::Websocket => confirm_sentence(pool.session.confirm, page),
         PoolKind::Bridge => bridge_sentences(pool, page),
@@ -129,6 +132,49 @@ fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
     if pool.target == Target::Fixed {
         page.say("  Servers are asked for their own URL, whatever the client asked for.");
     }
+}
+
+fn balance_sentence(pool: &PoolConfig, page: &mut Page) {
+    let same = |what: &str| format!("  Clients with the same {what} get the same server.");
+    match (pool.balance, &pool.hash) {
+        (Balance::Hash, HashBy::Id) => page.say(&same("first segment of their path")),
+        (Balance::Hash, HashBy::Address) => page.say(&same("address")),
+        (Balance::Hash, HashBy::Header(name)) => page.say(&same(&format!("header {name}"))),
+        (Balance::Adaptive, _) => page
+            .say("  A server's share follows what cpu and memory in its health answer leave free."),
+        (Balance::RoundRobin | Balance::Random | Balance::LeastConnections, _) => {}
+    }
+}
+
+fn health_sentences(health: Option<&HealthConfig>, page: &mut Page) {
+    let Some(health) = health else {
+        return page.say("  Servers are not probed.");
+    };
+    let (interval, timeout) = (
+        duration_text(health.interval),
+        duration_text(health.timeout),
+    );
+    let path = &health.path;
+    let good = match health.expect {
+        Expect::Status => format!("GET {path} must be answered with 2xx"),
+        Expect::JsonStatus => {
+            format!("GET {path} must be answered with 2xx and JSON whose status is 200")
+        }
+        Expect::Tcp => "it must take a connection".into(),
+        Expect::Websocket => format!("an upgrade of {path} must succeed"),
+    };
+    page.say(&format!(
+        "  Each server is probed every {interval}: {good} within {timeout}."
+    ));
+    let times = |count: u8| match count {
+        1 => "one".to_owned(),
+        count => format!("{count} in a row"),
+    };
+    page.say(&format!(
+        "  Of failed probes, {} and it gets no new sessions; of good ones, {} and it gets them again.",
+        times(health.fall),
+        times(health.rise)
+    ));
 }
 
 fn confirm_sentence(confirm: Confirm, page: &mut Page) {
@@ -291,7 +337,13 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
     page.pair(INDENT, "kind", pool.kind);
     servers(&pool.servers, page);
     page.pair(INDENT, "balance", pool.balance);
+    if pool.balance == Balance::Hash {
+        page.pair(INDENT, "hash", quoted(&pool.hash));
+    }
     page.pair(INDENT, "target", pool.target);
+    if let Some(own) = &pool.health {
+        health(own, page);
+    }
     let (threshold, cooldown) = (pool.breaker.threshold, duration_text(pool.breaker.cooldown));
     let breaker = format!("{{ threshold: {threshold}, cooldown: {cooldown} }}");
     page.pair(INDENT, "breaker", breaker);
@@ -329,6 +381,17 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
         page.pair(INDENT, "connections", all);
     }
     session(&pool.session, INDENT, page);
+}
+
+fn health(health: &HealthConfig, page: &mut Page) {
+    const INNER: &str = "      ";
+    page.line("    health:");
+    page.pair(INNER, "path", quoted(&health.path));
+    page.pair(INNER, "interval", duration_text(health.interval));
+    page.pair(INNER, "timeout", duration_text(health.timeout));
+    page.pair(INNER, "rise", health.rise);
+    page.pair(INNER, "fall", health.fall);
+    page.pair(INNER, "expect", health.expect);
 }
 
 fn servers(servers: &[ServerConfig], page: &mut Page) {

@@ -47,7 +47,9 @@ pub(super) const POOL: Section = Section {
         "kind",
         "servers",
         "balance",
+        "hash",
         "target",
+        "health",
         "breaker",
         "connect_rate",
         "abnormal_close_codes",
@@ -59,11 +61,16 @@ pub(super) const POOL: Section = Section {
         "connections",
         "session",
     ],
-    later: &["health", "hash"],
+    later: &[],
 };
 
 pub(super) const SERVER: Section = Section {
     keys: &["url", "id", "weight"],
+    later: &[],
+};
+
+pub(super) const HEALTH: Section = Section {
+    keys: &["path", "interval", "timeout", "rise", "fall", "expect"],
     later: &[],
 };
 
@@ -144,6 +151,7 @@ pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("routes[]", &ROUTE),
     ("pools.*", &POOL),
     ("pools.*.servers[]", &SERVER),
+    ("pools.*.health", &HEALTH),
     ("pools.*.breaker", &BREAKER),
     ("pools.*.timeouts", &TIMEOUTS),
     ("pools.*.connections", &CONNECTIONS),

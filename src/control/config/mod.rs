@@ -25,10 +25,10 @@ mod tests;
 pub use explain::explain;
 pub(crate) use keys::nearest;
 pub use model::{
-    AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig,
-    LimitsConfig, ListenConfig, LogConfig, LogFormat, LogLevel, Loops, OnDuplicate, Overflow,
-    PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target,
-    TimeoutsConfig,
+    AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig, Expect,
+    HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig, LogFormat, LogLevel, Loops,
+    OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig,
+    SessionConfig, Target, TimeoutsConfig,
 };
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};

@@ -81,7 +81,11 @@ pub struct PoolConfig {
     /// May be empty: servers can be added while wsteady runs.
     pub servers: Vec<ServerConfig>,
     pub balance: Balance,
+    /// What `balance: hash` goes by.
+    pub hash: HashBy,
     pub target: Target,
+    /// `None`: nothing is probed.
+    pub health: Option<HealthConfig>,
     pub breaker: BreakerConfig,
     /// Reconnects a second, for the whole process.
     pub connect_rate: u32,
@@ -129,6 +133,50 @@ pub enum Balance {
     RoundRobin,
     Random,
     LeastConnections,
+    /// The same for the same client, by [`HashBy`].
+    Hash,
+    /// In turn, by what health answers say is free.
+    Adaptive,
+}
+
+/// What tells clients apart under `balance: hash`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashBy {
+    /// The path's first segment.
+    #[default]
+    Id,
+    Address,
+    /// A request header.
+    Header(String),
+}
+
+/// How servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// What is asked for, as it is.
+    pub path: String,
+    /// From the end of one probe to the next.
+    pub interval: Duration,
+    /// For a whole probe; not longer than `interval`.
+    pub timeout: Duration,
+    /// Good probes in a row that make a server healthy, …
+    pub rise: u8,
+    /// … and bad ones that make it unhealthy.
+    pub fall: u8,
+    pub expect: Expect,
+}
+
+/// What a good probe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// A 2xx.
+    Status,
+    /// A 2xx with JSON whose `status` is 200.
+    JsonStatus,
+    /// A connection.
+    Tcp,
+    /// A correct upgrade; only in a WebSocket pool.
+    Websocket,
 }
 
 /// What a server is asked for.
@@ -371,7 +419,9 @@ impl PoolConfig {
             kind,
             servers: Vec::new(),
             balance: Balance::RoundRobin,
+            hash: HashBy::Id,
             target: Target::Append,
+            health: None,
             breaker: BreakerConfig::default(),
             connect_rate: 5000,
             abnormal_close_codes: vec![1001, 1005, 1006, 1011, 1012, 1013],
@@ -391,6 +441,21 @@ impl PoolKind {
         match self {
             PoolKind::Websocket | PoolKind::Bridge => true,
             PoolKind::Http => false,
+        }
+    }
+
+    /// What `health` is but for the keys that are given.
+    pub(super) fn health(self) -> HealthConfig {
+        HealthConfig {
+            path: "/healthCheck".into(),
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            rise: 1,
+            fall: 2,
+            expect: match self {
+                PoolKind::Websocket => Expect::Websocket,
+                PoolKind::Bridge | PoolKind::Http => Expect::Status,
+            },
         }
     }
 
@@ -509,7 +574,28 @@ impl Words for Balance {
         ("round-robin", Balance::RoundRobin),
         ("random", Balance::Random),
         ("least-connections", Balance::LeastConnections),
+        ("hash", Balance::Hash),
+        ("adaptive", Balance::Adaptive),
     ];
+}
+
+impl Words for Expect {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("status", Expect::Status),
+        ("json-status", Expect::JsonStatus),
+        ("tcp", Expect::Tcp),
+        ("websocket", Expect::Websocket),
+    ];
+}
+
+impl fmt::Display for HashBy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HashBy::Id => out.write_str("id"),
+            HashBy::Address => out.write_str("address"),
+            HashBy::Header(name) => write!(out, "header:{name}"),
+        }
+    }
 }
 
 impl Words for Target {
@@ -565,6 +651,7 @@ macro_rules! display_as_word {
 display_as_word!(
     PoolKind,
     Balance,
+    Expect,
     Target,
     Confirm,
     Overflow,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::model::Words;
-use super::{Loops, Secret};
+use super::{HashBy, Loops, Secret};
 
 /// Reads `5MiB`, `64k`, `1.5GiB`, `10MB` or plain bytes. `KiB`, `K` and their like count in 1024s,
 /// as nginx's and HAProxy's do; `kB`, `MB` and so on in 1000s.
@@ -247,6 +247,37 @@ pub(super) fn close_code(text: &str) -> Result<u16, String> {
     code.filter(valid).ok_or_else(|| {
         format!("{text:?} is not a close code; write 1000 to 1015 but for 1004, or 3000 to 4999")
     })
+}
+
+/// What `balance: hash` goes by.
+pub(super) fn hash_by(text: &str) -> Result<HashBy, String> {
+    match text {
+        "id" => Ok(HashBy::Id),
+        "address" => Ok(HashBy::Address),
+        _ => match text.strip_prefix("header:") {
+            Some(name) => header_name(name).map(HashBy::Header),
+            None => Err(format!(
+                "{text:?} is not known; write id, address or header:NAME"
+            )),
+        },
+    }
+}
+
+/// What a probe asks for: it goes into a request line as it is.
+pub(super) fn probe_path(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    match text.starts_with('/') && text.bytes().all(plain) {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} is not a path that begins with a slash; write /healthCheck"
+        )),
+    }
+}
+
+/// A whole number of 1 to 255.
+pub(super) fn count(text: &str) -> Result<u8, String> {
+    let number = number_within(1, 255)(text)?;
+    u8::try_from(number).map_err(|_| "must be 1 to 255".into())
 }
 
 /// A prefix of a path in whole segments; a slash at its end says nothing and is dropped.

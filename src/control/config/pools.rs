@@ -1,11 +1,11 @@
 //! The `pools:` section.
 
 use super::keys;
-use super::read::{Fields, Findings, LATER, read_session};
+use super::read::{Fields, Findings, read_session};
 use super::tree::{Node, Value};
 use super::{
-    BreakerConfig, PoolConfig, PoolKind, Scheme, ServerConfig, ServerUrl, SessionConfig, Target,
-    TimeoutsConfig, parse,
+    Balance, BreakerConfig, Expect, PoolConfig, PoolKind, Scheme, ServerConfig, ServerUrl,
+    SessionConfig, Target, TimeoutsConfig, parse,
 };
 
 /// Reads all pools; each starts from the global session settings.
@@ -61,10 +61,7 @@ fn read_kind(fields: &Fields<'_>, findings: &mut Findings) -> Option<PoolKind> {
 /// Reads all but the kind.
 fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings) {
     let kind = pool.kind;
-    findings.fill(fields, "balance", &mut pool.balance, |text| match text {
-        "hash" | "adaptive" => Err(LATER.into()),
-        _ => parse::word(text),
-    });
+    read_balance(fields, pool, findings);
     findings.fill(fields, "target", &mut pool.target, |text| {
         match (kind, parse::word(text)?) {
             (PoolKind::Bridge | PoolKind::Http, Target::Fixed) => Err(format!(
@@ -78,6 +75,7 @@ fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings
         read_server(node, path, (kind, target), findings)
     };
     pool.servers = findings.list(fields, "servers", server).unwrap_or_default();
+    read_health(fields, pool, findings);
     read_breaker(fields, &mut pool.breaker, findings);
     let rate = parse::number_within(1, u32::MAX);
     findings.fill(fields, "connect_rate", &mut pool.connect_rate, rate);
@@ -98,6 +96,49 @@ fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings
     findings.only(fields, "dns", "30s");
     read_connections(fields, pool, findings);
     read_session(fields, &mut pool.session, findings);
+}
+
+fn read_balance(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings) {
+    let mut balance = match fields.find("balance") {
+        Some(_) => None,
+        None => Some(Balance::default()),
+    };
+    findings.fill(fields, "balance", &mut balance, |text| {
+        parse::word(text).map(Some)
+    });
+    pool.balance = balance.unwrap_or_default();
+    // Beside a balance that is none, there is nothing more to say.
+    findings.fill(fields, "hash", &mut pool.hash, |text| match balance {
+        Some(Balance::Hash) | None => parse::hash_by(text),
+        Some(other) => Err(format!(
+            "only balance: hash looks at it, not {other}; write balance: hash, or leave the key out"
+        )),
+    });
+}
+
+fn read_health(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Findings) {
+    if pool.find("health").is_none() {
+        return;
+    }
+    let kind = into.kind;
+    let mut health = kind.health();
+    let fields = findings.subsection(pool, "health", &keys::HEALTH);
+    findings.fill(&fields, "path", &mut health.path, parse::probe_path);
+    let times = [&mut health.interval, &mut health.timeout];
+    for (key, time) in ["interval", "timeout"].into_iter().zip(times) {
+        findings.fill(&fields, key, time, parse::some_time);
+    }
+    findings.fill(&fields, "rise", &mut health.rise, parse::count);
+    findings.fill(&fields, "fall", &mut health.fall, parse::count);
+    findings.fill(&fields, "expect", &mut health.expect, |text| {
+        match (parse::word(text)?, kind) {
+            (Expect::Websocket, PoolKind::Bridge | PoolKind::Http) => Err(format!(
+                "\"websocket\" is for pools of kind websocket, not {kind}; write status, json-status or tcp"
+            )),
+            (expect, _) => Ok(expect),
+        }
+    });
+    into.health = Some(health);
 }
 
 /// `{ url: …, id: …, weight: … }`, or the URL alone. Ids that are not given are made by the checks.

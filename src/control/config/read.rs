@@ -455,4 +455,4 @@ fn scalar(node: &Node) -> Result<&str, String> {
 const HTTP_PUSH_PATH: &str = "/_push/";
 
 /// What is said of everything that later versions fill.
-pub(super) const LATER: &str = "not supported yet";
+const LATER: &str = "not supported yet";

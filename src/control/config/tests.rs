@@ -3,8 +3,7 @@ use std::time::Duration;
 use super::keys::SECTIONS;
 use super::*;
 
-/// The listing of the contract's section on configuration, less what is not supported yet: the
-/// `health` key and the route to a pool that is not shown.
+/// The listing of the contract's section on configuration, less the route to a pool that is not shown.
 const CONTRACT: &str = r#"
 listen: [{ address: "0.0.0.0:8080" }]
 admin: { address: "127.0.0.1:8081" }         # token: "…" needed for any address that is not loopback
@@ -17,6 +16,7 @@ pools:
     servers: [ { url: "ws://10.0.0.1:9000", id: a, weight: 1 }, { url: "ws://10.0.0.2:9000" } ]
     balance: round-robin
     target: append                            # append | fixed
+    health: { path: /healthCheck, interval: 10s, expect: websocket }
     breaker: { threshold: 10, cooldown: 10s }
     connect_rate: 5000
     abnormal_close_codes: [1001, 1005, 1006, 1011, 1012, 1013]
@@ -78,6 +78,14 @@ fn the_contracts_listing_is_the_default() {
     });
     let mut pool = PoolConfig::new("chat", PoolKind::Websocket, SessionConfig::default());
     pool.pass_headers.push("Set-Cookie".into());
+    pool.health = Some(HealthConfig {
+        path: "/healthCheck".into(),
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(2),
+        rise: 1,
+        fall: 2,
+        expect: Expect::Websocket,
+    });
     let server = |url: &str, id: &str| ServerConfig {
         url: ServerUrl::parse(url).unwrap(),
         id: id.into(),
@@ -351,8 +359,52 @@ fn each_mistake_has_its_message_and_place() {
             "w.yaml:5:13: pools.a.target: \"fixed\" is for pools of kind websocket, not http; write append",
         ),
         (
-            in_pool("health: { path: /x }"),
-            "w.yaml:4:5: pools.a.health: not supported yet",
+            in_pool("health: { path: x }"),
+            "w.yaml:4:21: pools.a.health.path: \"x\" is not a path that begins with a slash; write /healthCheck",
+        ),
+        (
+            in_pool("health: { path: \"/a b\" }"),
+            "w.yaml:4:21: pools.a.health.path: \"/a b\" is not a path that begins with a slash; write /healthCheck",
+        ),
+        (
+            in_pool("health: true"),
+            "w.yaml:4:13: pools.a.health: must be a map of these keys: path, interval, timeout, rise, fall, expect",
+        ),
+        (
+            in_pool("health: { intervall: 5s }"),
+            "w.yaml:4:15: pools.a.health.intervall: unknown key; did you mean `interval`?",
+        ),
+        (
+            in_pool("health: { interval: 0 }"),
+            "w.yaml:4:25: pools.a.health.interval: must be more than 0",
+        ),
+        (
+            in_pool("health: { timeout: 11s }"),
+            "w.yaml:4:24: pools.a.health.timeout: 11s is more than interval (10s); raise interval, or write at most 10s",
+        ),
+        (
+            in_pool("health: { interval: 1s }"),
+            "w.yaml:4:13: pools.a.health.timeout: 2s is more than interval (1s); raise interval, or write at most 1s",
+        ),
+        (
+            in_pool("health: { rise: 0 }"),
+            "w.yaml:4:21: pools.a.health.rise: must be 1 to 255",
+        ),
+        (
+            in_pool("health: { fall: 256 }"),
+            "w.yaml:4:21: pools.a.health.fall: must be 1 to 255",
+        ),
+        (
+            in_pool("health: { expect: http }"),
+            "w.yaml:4:23: pools.a.health.expect: \"http\" is not known; write status, json-status, tcp or websocket",
+        ),
+        (
+            in_kind("http", "http://h", "health: { expect: websocket }"),
+            "w.yaml:5:23: pools.a.health.expect: \"websocket\" is for pools of kind websocket, not http; write status, json-status or tcp",
+        ),
+        (
+            in_kind("bridge", "http://h/", "health: { expect: websocket }"),
+            "w.yaml:5:23: pools.a.health.expect: \"websocket\" is for pools of kind websocket, not bridge; write status, json-status or tcp",
         ),
         (
             in_pool("connections: { max: 3 }"),
@@ -387,16 +439,32 @@ fn each_mistake_has_its_message_and_place() {
             "w.yaml:5:20: pools.a.connections.maxx: unknown key; did you mean `max`?",
         ),
         (
-            in_pool("balance: hash"),
-            "w.yaml:4:14: pools.a.balance: not supported yet",
-        ),
-        (
-            in_pool("balance: adaptive"),
-            "w.yaml:4:14: pools.a.balance: not supported yet",
-        ),
-        (
             in_pool("balance: best"),
-            "w.yaml:4:14: pools.a.balance: \"best\" is not known; write round-robin, random or least-connections",
+            "w.yaml:4:14: pools.a.balance: \"best\" is not known; write round-robin, random, least-connections, hash or adaptive",
+        ),
+        (
+            in_pool("balance: best\n    hash: id"),
+            "w.yaml:4:14: pools.a.balance: \"best\" is not known; write round-robin, random, least-connections, hash or adaptive",
+        ),
+        (
+            in_pool("hash: address"),
+            "w.yaml:4:11: pools.a.hash: only balance: hash looks at it, not round-robin; write balance: hash, or leave the key out",
+        ),
+        (
+            in_pool("balance: adaptive\n    hash: id"),
+            "w.yaml:5:11: pools.a.hash: only balance: hash looks at it, not adaptive; write balance: hash, or leave the key out",
+        ),
+        (
+            in_pool("balance: hash\n    hash: ip"),
+            "w.yaml:5:11: pools.a.hash: \"ip\" is not known; write id, address or header:NAME",
+        ),
+        (
+            in_pool("balance: hash\n    hash: \"header:\""),
+            "w.yaml:5:11: pools.a.hash: \"\" is not a header name; write letters, digits and dashes",
+        ),
+        (
+            in_pool("balance: hash\n    hash: \"header:X Y\""),
+            "w.yaml:5:11: pools.a.hash: \"X Y\" is not a header name; write letters, digits and dashes",
         ),
         (
             in_pool("balanse: random"),
@@ -818,6 +886,137 @@ fn connections_have_defaults_by_kind() {
 }
 
 #[test]
+fn probes_have_defaults_by_kind() {
+    let table = [
+        ("websocket", "ws://h", "", None),
+        (
+            "websocket",
+            "ws://h",
+            "health: {}",
+            Some((1, 2, Expect::Websocket)),
+        ),
+        (
+            "bridge",
+            "http://h/",
+            "health: { fall: 255 }",
+            Some((1, 255, Expect::Status)),
+        ),
+        ("http", "http://h", "health:", Some((1, 2, Expect::Status))),
+        (
+            "http",
+            "http://h",
+            "health: { rise: 9, interval: 2s, expect: json-status }",
+            Some((9, 2, Expect::JsonStatus)),
+        ),
+        (
+            "websocket",
+            "ws://h",
+            "health: { expect: tcp }",
+            Some((1, 2, Expect::Tcp)),
+        ),
+    ];
+    for (kind, url, rest, expected) in table {
+        let loaded = load(&in_kind(kind, url, rest)).unwrap();
+        let health = loaded.config.pools[0].health.as_ref();
+        let found = health.map(|one| (one.rise, one.fall, one.expect));
+        assert_eq!(found, expected, "{kind} {rest}");
+        let path = health.map(|one| one.path.as_str());
+        assert_eq!(path, expected.map(|_| "/healthCheck"), "{kind} {rest}");
+    }
+}
+
+#[test]
+fn clients_are_told_apart_by_what_hash_says() {
+    let table = [
+        ("balance: hash", HashBy::Id),
+        ("balance: hash, hash: id", HashBy::Id),
+        ("balance: hash, hash: address", HashBy::Address),
+        (
+            "balance: hash, hash: \"header:X-Id\"",
+            HashBy::Header("X-Id".into()),
+        ),
+        (
+            "hash: header:cookie, balance: hash",
+            HashBy::Header("cookie".into()),
+        ),
+    ];
+    for (keys, expected) in table {
+        let loaded = load(&format!("pools: {{ a: {{ servers: [ws://h], {keys} }} }}")).unwrap();
+        assert_eq!(loaded.warnings, []);
+        let pool = &loaded.config.pools[0];
+        assert_eq!(
+            (pool.balance, &pool.hash),
+            (Balance::Hash, &expected),
+            "{keys}"
+        );
+    }
+}
+
+#[test]
+fn balancing_by_what_is_not_there_is_a_warning() {
+    let table = [
+        (
+            in_pool("balance: adaptive"),
+            "w.yaml:4:14: pools.a.balance: without health, it is like round-robin; add health: { expect: json-status }",
+        ),
+        (
+            in_pool("balance: adaptive\n    health: {}"),
+            "w.yaml:4:14: pools.a.balance: these probes get no JSON, so it is like round-robin; write expect: json-status",
+        ),
+        (
+            in_pool("balance: adaptive\n    health: { expect: json-status }"),
+            "",
+        ),
+        (
+            in_kind("bridge", "http://h/", "balance: hash\n    hash: header:X"),
+            "w.yaml:6:11: pools.a.hash: a bridge's calls after the first don't have it: all go to one server; write id",
+        ),
+    ];
+    for (text, expected) in table {
+        let warnings = load(&text).unwrap().warnings;
+        let found: Vec<String> = warnings.iter().map(Problem::to_string).collect();
+        assert_eq!(found.join("\n"), expected, "{text}");
+    }
+}
+
+#[test]
+fn an_explanation_tells_of_probes_and_shares() {
+    let sentences = |keys: &str| explain(&load(&in_pool(keys)).unwrap().config);
+    let rows = [
+        ("", "#   Servers are not probed.\n"),
+        (
+            "balance: hash",
+            "#   Clients with the same first segment of their path get the same server.\n",
+        ),
+        (
+            "balance: hash\n    hash: header:X-A",
+            "#   Clients with the same header X-A get the same server.\n",
+        ),
+        (
+            "balance: adaptive",
+            "#   A server's share follows what cpu and memory in its health answer leave free.\n",
+        ),
+        (
+            "health: { expect: json-status, path: /h, fall: 1, rise: 3 }",
+            "#   Each server is probed every 10s: GET /h must be answered with 2xx and JSON whose status is 200 within 2s.\n\
+             #   Of failed probes, one and it gets no new sessions; of good ones, 3 in a row and it gets them again.\n",
+        ),
+        (
+            "health: { expect: tcp }",
+            ": it must take a connection within 2s.\n",
+        ),
+        (
+            "health: {}",
+            ": an upgrade of /healthCheck must succeed within 2s.\n",
+        ),
+    ];
+    for (keys, part) in rows {
+        let page = sentences(keys);
+        assert!(page.contains(part), "{keys}: {page}");
+    }
+}
+
+#[test]
 fn kinds_that_want_different_requests_need_no_routes() {
     for first in [
         "a: { servers: [ws://h] }",
@@ -952,7 +1151,8 @@ fn a_route_that_its_pool_does_not_want_is_a_warning() {
 /// Both kinds that share connections, with every key of theirs.
 const SHARING: &str = "session: { on_duplicate: replace }\npush: { path: /p/, allow: [10.0.0.0/8, \"::1\"] }\n\
     pools:\n  api: { kind: bridge, servers: [\"http://h/x/\"], timeouts: { response: 5s }, connections: { min: 0, max: 9, idle: 1m } }\n  \
-    web: { kind: http, servers: [\"http://i/y/\"], connections: { min: 2, max: 4, idle: 5s, queue: 0 }, session: { on_duplicate: reject } }\n";
+    web: { kind: http, servers: [\"http://i/y/\"], balance: hash, hash: \"header:X-Id\", \
+    health: { path: \"/h?a=1\", interval: 1m, timeout: 1s, rise: 3, fall: 4, expect: json-status }, connections: { min: 2, max: 4, idle: 5s, queue: 0 }, session: { on_duplicate: reject } }\n";
 
 #[test]
 fn an_explanation_reads_back() {

@@ -453,6 +453,7 @@ mod tests {
                 buffer_bytes: 0,
                 kept_bytes: 0,
                 tripped: vec![],
+                healthy: vec![],
             });
         }
         let look = Look::new(vec![row(255, Phase::Held, None, 1)], &snapshots);

@@ -49,9 +49,21 @@ pub fn metrics(
     page.out
 }
 
-/// Whether new sessions may go to a server: the operator wants it, and its breaker is closed.
+/// Whether new sessions may go to a server: the operator wants it, its probes are good, and its
+/// breaker is closed.
 pub fn is_up(place: &Server, number: u16, snapshots: &[Snapshot]) -> bool {
-    place.state == ServerState::Enabled && place.weight > 0 && !is_open(number, snapshots)
+    place.state == ServerState::Enabled
+        && place.weight > 0
+        && is_healthy(number, snapshots)
+        && !is_open(number, snapshots)
+}
+
+/// Whether a server's probes are good; one that nobody probes is healthy. As with breakers, the
+/// first loop that knows better counts.
+pub fn is_healthy(number: u16, snapshots: &[Snapshot]) -> bool {
+    let place = usize::from(number);
+    let mut known = snapshots.iter().map(|snapshot| snapshot.healthy.get(place));
+    known.all(|healthy| healthy.copied().unwrap_or(true))
 }
 
 /// Whether a server's breaker is open. Loops learn it from its home loop a moment later than each

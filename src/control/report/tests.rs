@@ -83,6 +83,7 @@ fn snapshots(seed: u64) -> Vec<Snapshot> {
                 buffer_bytes: any(1 << 20),
                 kept_bytes: any(1 << 20),
                 tripped: vec![shard == 2, false, true, false],
+                healthy: vec![true; 4],
             }
         })
         .collect()
@@ -209,6 +210,7 @@ fn every_name_is_there_from_the_start() {
         buffer_bytes: 0,
         kept_bytes: 0,
         tripped: vec![false; 2],
+        healthy: vec![true; 2],
     };
     let text = metrics(&[nothing], &fleet, false, 4096);
     let series = parsed(&text);
