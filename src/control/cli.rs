@@ -16,6 +16,7 @@ use super::config::{
     Config, FlagPool, LogConfig, Place, PoolKind, Problem, Problems, Sources, explain, nearest,
     parse_duration,
 };
+use super::demo::Speech;
 
 /// What the process shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Run {
 /// What `wsteady demo` was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoOptions {
+    /// What its servers speak: `--bridge` makes them an API.
+    pub speech: Speech,
     /// End by itself after this time. `None`: when told to.
     pub length: Option<Duration>,
     /// Address for clients; loopback unless asked for otherwise.
@@ -203,7 +206,7 @@ struct Flags {
 
 #[derive(Args)]
 struct DemoFlags {
-    /// The bridge instead of the proxy (not supported yet)
+    /// The bridge: the servers are an HTTP API, each message a call
     #[arg(long)]
     bridge: bool,
     /// End after so many seconds
@@ -317,9 +320,6 @@ fn refuse_later(flags: &Flags, env: &mut Env) -> Result<(), Exit> {
 }
 
 fn demo(flags: &DemoFlags, env: &mut Env) -> Result<Command, Exit> {
-    if flags.bridge {
-        return Err(Exit::wrong("--bridge: not supported yet"));
-    }
     // The configuration's reader checks the few keys that the demo shares with it. The server is
     // a stand-in: the demo starts its own.
     let mut sources = Sources::default();
@@ -348,7 +348,13 @@ fn demo(flags: &DemoFlags, env: &mut Env) -> Result<Command, Exit> {
     let config = sources.load()?.config;
     let listen = config.listen[0].address;
     let length = demo_length(env.pick(&flags.seconds, "seconds")?)?;
+    let speech = if flags.bridge {
+        Speech::Api
+    } else {
+        Speech::WebSocket
+    };
     Ok(Command::Demo(DemoOptions {
+        speech,
         length,
         listen,
         admin: config.admin.address,
@@ -761,11 +767,6 @@ mod tests {
                 "--backend ws://a -cpuprofile=x -memprofile y",
                 &[],
                 "wsteady: --cpuprofile: not supported yet\nwsteady: --memprofile: not supported yet\n",
-            ),
-            (
-                "demo --bridge",
-                &[],
-                "wsteady: --bridge: not supported yet\n",
             ),
             (
                 "demo --seconds 0",

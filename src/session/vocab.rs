@@ -488,7 +488,8 @@ impl Default for Settings {
 }
 
 /// What holds for all clients, whatever their pool.
-#[derive(Clone, Debug)]
+// No Debug: it holds a secret.
+#[derive(Clone)]
 pub struct House {
     /// Bytes of a request head.
     pub header_max: usize,

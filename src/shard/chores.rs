@@ -506,13 +506,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn row(&self, session: &crate::session::Session) -> SessionRow {
-        let target = session.kept().map_or("", |kept| kept.target());
         SessionRow {
             id: session.id(),
             client: session.peer(),
-            path: target.to_string(),
+            path: super::dispatch::path_of(session),
             pool: session.pool(),
-            server: session.server(),
+            // Calls go here and there: a bridged session has no server of its own.
+            server: session.server().filter(|_| !session.is_bridged()),
             phase: session.phase(),
             age: self.core.now.since(session.opened()),
             failovers: session.failovers(),

@@ -372,7 +372,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         match life {
             Life::Opened => {
                 self.core.stats.kept_bytes += session.kept_bytes() as u64;
-                let path = session.kept().map_or("", |kept| kept.target());
+                let path = path_of(session);
+                let path = path.as_str();
                 info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, path; "opened");
             }
             Life::Lost(loss) => {
@@ -418,6 +419,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             info!(target: "session", session = id, client = peer, reason, said, ms, up, down, failovers, unconfirmed; "ended");
         }
     }
+}
+
+/// What the client asked for; of a bridge's client only the ClientId is kept.
+pub(super) fn path_of(session: &crate::session::Session) -> String {
+    let target = session.kept().map_or("", |kept| kept.target());
+    let slash = if session.is_bridged() { "/" } else { "" };
+    [slash, target].concat()
 }
 
 /// `X-Wsteady-Next`: the number of the first message that the connection will carry.

@@ -203,6 +203,20 @@ impl Config {
         }]);
         sources.load().map(|loaded| loaded.config)
     }
+
+    /// As [`with_backends`](Config::with_backends), for the API of a bridge.
+    ///
+    /// # Errors
+    /// A URL that is not `http://host:port/…/`.
+    pub fn with_apis(urls: &[String]) -> Result<Config, Problems> {
+        let mut sources = Sources::default();
+        sources.put_pools(&[FlagPool {
+            kind: PoolKind::Bridge,
+            urls: urls.to_vec(),
+            origin: "api".into(),
+        }]);
+        sources.load().map(|loaded| loaded.config)
+    }
 }
 
 fn read_file(file: &Path) -> Result<String, Problems> {

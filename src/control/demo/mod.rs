@@ -25,6 +25,7 @@ use crate::shard::stats::SessionRow;
 use page::Page;
 use script::{Cue, Score};
 use servers::EchoServer;
+pub use servers::Speech;
 use story::{Entry, Event, Look, Move, Story};
 
 /// Runs the demo until its time is over or somebody presses Ctrl-C. With a length, it also plays
@@ -51,8 +52,9 @@ struct Stage {
 }
 
 impl Stage {
-    fn open(length: Option<Duration>) -> io::Result<Stage> {
-        let servers = NAMES.into_iter().map(EchoServer::start);
+    fn open(length: Option<Duration>, speech: Speech) -> io::Result<Stage> {
+        let start = |name| EchoServer::start(name, speech);
+        let servers = NAMES.into_iter().map(start);
         let epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         Ok(Stage {
             servers: servers.collect::<io::Result<_>>()?,
@@ -122,8 +124,8 @@ impl Demo {
         let mut notes = Vec::new();
         let listen = free(options.listen, &mut notes).map_err(say)?;
         let admin = free(options.admin, &mut notes).map_err(say)?;
-        let stage = Arc::new(Stage::open(options.length).map_err(say)?);
-        let mut config = configure(&stage.servers)?;
+        let stage = Arc::new(Stage::open(options.length, options.speech).map_err(say)?);
+        let mut config = configure(&stage.servers, options.speech)?;
         config.listen = vec![ListenConfig { address: listen }];
         config.admin.address = admin;
         config.log = options.log;
@@ -221,7 +223,7 @@ impl Demo {
              \x20 Open   http://{page}/\n\n\
              \x20 There, open a session, say something, and kill the server that answers: alpha or\n\
              \x20 beta. The session moves to the other one, with all that was not answered yet.\n\
-             \x20 Any other WebSocket client may come to  ws://{proxy}/demo\n\n\
+             \x20 Any other WebSocket client may come to  ws://{proxy}/demo-NAME\n\n\
              {notes}  {end}\n\n"
         )
     }
@@ -257,12 +259,19 @@ fn revive_all(stage: &Stage, servers: &[EchoServer]) {
 }
 
 /// A pool of these servers, under their names.
-fn configure(servers: &[EchoServer]) -> Result<Config, String> {
+fn configure(servers: &[EchoServer], speech: Speech) -> Result<Config, String> {
     let urls: Vec<String> = servers
         .iter()
-        .map(|server| format!("ws://{}", server.address()))
+        .map(|server| match speech {
+            Speech::WebSocket => format!("ws://{}", server.address()),
+            Speech::Api => format!("http://{}/", server.address()),
+        })
         .collect();
-    let mut config = Config::with_backends(&urls).map_err(|problems| problems.to_string())?;
+    let loaded = match speech {
+        Speech::WebSocket => Config::with_backends(&urls),
+        Speech::Api => Config::with_apis(&urls),
+    };
+    let mut config = loaded.map_err(|problems| problems.to_string())?;
     for pool in &mut config.pools {
         for (place, server) in pool.servers.iter_mut().zip(servers) {
             place.id = server.name().to_string();
@@ -496,7 +505,7 @@ mod tests {
 
     #[test]
     fn the_play_kills_the_busiest_first_and_leaves_all_alive() {
-        let stage = Stage::open(None).unwrap();
+        let stage = Stage::open(None, Speech::WebSocket).unwrap();
         let beta = &stage.servers[1];
         let _visitor = std::net::TcpStream::connect(beta.address()).unwrap();
         while beta.connections() == 0 {
@@ -526,8 +535,8 @@ mod tests {
 
     #[test]
     fn servers_stand_in_the_pool_under_their_names() {
-        let stage = Stage::open(None).unwrap();
-        let config = configure(&stage.servers).unwrap();
+        let stage = Stage::open(None, Speech::WebSocket).unwrap();
+        let config = configure(&stage.servers, Speech::WebSocket).unwrap();
         let servers = &config.pools[0].servers;
         assert_eq!([&servers[0].id, &servers[1].id], ["alpha", "beta"]);
         assert_eq!(servers[1].url.port, stage.servers[1].address().port());

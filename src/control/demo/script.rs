@@ -209,7 +209,7 @@ fn dial(number: u32, proxy: SocketAddr) -> Result<WebSocket<TcpStream>, Error> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(DIAL_PATIENCE))?;
     stream.set_write_timeout(Some(DIAL_PATIENCE))?;
-    let url = format!("ws://{proxy}/demo/visitor-{number}");
+    let url = format!("ws://{proxy}/demo-visitor-{number}");
     match tungstenite::client(url, stream) {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::HandshakeError::Failure(error)) => Err(error),
@@ -317,6 +317,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::demo::Speech;
     use crate::control::demo::servers::EchoServer;
 
     fn ledger(sent: u64) -> Ledger {
@@ -400,7 +401,7 @@ mod tests {
     fn visitors_count_right_with_a_server_that_lives_and_one_that_dies() {
         let length = Duration::from_millis(600);
         let stop = Arc::new(AtomicBool::new(false));
-        let server = EchoServer::start("alpha").unwrap();
+        let server = EchoServer::start("alpha", Speech::WebSocket).unwrap();
         let mut seen = Vec::new();
         let score = play(server.address(), length, &stop, |cue| seen.push(cue));
         assert!(score.is_clean(), "{score:?}");
@@ -432,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_it_early() {
-        let server = EchoServer::start("alpha").unwrap();
+        let server = EchoServer::start("alpha", Speech::WebSocket).unwrap();
         let stop = Arc::new(AtomicBool::new(true));
         let begun = Instant::now();
         let mut seen = Vec::new();

@@ -1,7 +1,7 @@
 //! Servers that repeat what they hear, and that can be killed and revived on the same port.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,19 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::{Error, Message, WebSocket};
 
+/// What the servers of a demo speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    WebSocket,
+    /// The HTTP API of a bridge: GET and DELETE are `ok`, a POST is answered with its body.
+    Api,
+}
+
 /// An echo server on a loopback port of its own. Text comes back behind its name
 /// (`alpha: hello`), binary as it is. It says nothing by itself.
 pub struct EchoServer {
     name: &'static str,
+    speech: Speech,
     address: SocketAddr,
     messages: Arc<AtomicU64>,
     run: Mutex<Option<Run>>,
@@ -27,12 +36,13 @@ impl EchoServer {
     ///
     /// # Errors
     /// No port, descriptor or thread is left.
-    pub fn start(name: &'static str) -> io::Result<EchoServer> {
+    pub fn start(name: &'static str, speech: Speech) -> io::Result<EchoServer> {
         let port = bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let address = port.local_addr()?.as_socket();
         let address = address.expect("a socket that was bound to an IPv4 address has one");
         let server = EchoServer {
             name,
+            speech,
             address,
             messages: Arc::default(),
             run: Mutex::default(),
@@ -91,6 +101,7 @@ impl EchoServer {
         listener.listen(BACKLOG)?;
         *run = Some(Run::start(Arc::new(Shared {
             name: self.name,
+            speech: self.speech,
             listener: listener.into(),
             dead: AtomicBool::new(false),
             lines: Mutex::default(),
@@ -115,6 +126,7 @@ struct Run {
 /// What the threads of one life have in common.
 struct Shared {
     name: &'static str,
+    speech: Speech,
     listener: TcpListener,
     dead: AtomicBool,
     lines: Mutex<Lines>,
@@ -189,7 +201,10 @@ fn add_line(shared: &Arc<Shared>, stream: TcpStream) {
         .name(format!("demo {} {number}", shared.name))
         .spawn(move || {
             // Every error ends the connection, and that is all that can be done about it.
-            let _ = serve(&theirs, &their_stream);
+            let _ = match theirs.speech {
+                Speech::WebSocket => serve(&theirs, &their_stream),
+                Speech::Api => serve_calls(&theirs, &their_stream).map_err(Error::Io),
+            };
             lock(&theirs.lines).open.remove(&number);
         });
     if let Ok(thread) = spawned {
@@ -221,6 +236,55 @@ fn serve(shared: &Shared, stream: &TcpStream) -> Result<(), Error> {
         // Counted before the answer: who reads the answer finds its message counted.
         shared.messages.fetch_add(1, Ordering::Relaxed);
         answer(shared, &mut socket, reply)?;
+    }
+}
+
+/// One call after the other. Nothing but the proxy dials here: what it never sends is not understood.
+fn serve_calls(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (mut line, mut length, mut binary) = (String::new(), 0, false);
+        if reader.by_ref().take(HEAD_MAX).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let post = line.starts_with("POST ");
+        loop {
+            let mut header = String::new();
+            reader.by_ref().take(HEAD_MAX).read_line(&mut header)?;
+            let Some((name, value)) = header.trim_end().split_once(": ") else {
+                break;
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => length = value.parse().map_err(io::Error::other)?,
+                "content-type" => binary = value == "application/octet-stream",
+                _ => {}
+            }
+        }
+        let mut body = Vec::new();
+        reader.by_ref().take(length).read_to_end(&mut body)?;
+        if shared.dead.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let kind = if binary {
+            "application/octet-stream"
+        } else {
+            "text/plain; charset=utf-8"
+        };
+        let body = match (post, binary) {
+            (false, _) => b"ok".to_vec(),
+            (true, false) => [shared.name.as_bytes(), b": ", &body].concat(),
+            (true, true) => body,
+        };
+        shared
+            .messages
+            .fetch_add(u64::from(post), Ordering::Relaxed);
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut writer = stream;
+        writer.write_all(&[head.as_bytes(), &body].concat())?;
     }
 }
 
@@ -265,6 +329,9 @@ const BACKLOG: i32 = 128;
 /// How long a blocked write sleeps before it looks whether the server was killed.
 const WRITE_PATIENCE: Duration = Duration::from_millis(200);
 
+/// Bytes of a line in the head of a call.
+const HEAD_MAX: u64 = 16 << 10;
+
 /// Time for a request head. Nothing but the proxy ought to dial here, and it is quick.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -273,8 +340,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
     use super::*;
 
     fn dial(server: &EchoServer) -> WebSocket<TcpStream> {
@@ -298,7 +363,7 @@ mod tests {
 
     #[test]
     fn text_gets_the_name_and_binary_stays() {
-        let server = EchoServer::start("alpha").unwrap();
+        let server = EchoServer::start("alpha", Speech::WebSocket).unwrap();
         let mut socket = dial(&server);
         assert_eq!(ask(&mut socket, "hello"), "alpha: hello");
         socket.send(Message::binary(vec![0, 255, 7])).unwrap();
@@ -313,8 +378,38 @@ mod tests {
     }
 
     #[test]
+    fn an_api_says_ok_and_repeats_messages() {
+        let server = EchoServer::start("alpha", Speech::Api).unwrap();
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let calls = [
+            ("GET /c1 HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n\r\nok"),
+            (
+                "POST /c1 HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+                "\r\n\r\nalpha: hello",
+            ),
+            (
+                "DELETE /c1 HTTP/1.1\r\nContent-Length: 3\r\n\r\nbye",
+                "\r\n\r\nok",
+            ),
+        ];
+        for (call, end) in calls {
+            stream.write_all(call.as_bytes()).unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with(end) {
+                let mut piece = [0; 512];
+                let count = stream.read(&mut piece).unwrap();
+                assert_ne!(count, 0, "{answer}");
+                answer.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+            }
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        }
+        assert_eq!(server.messages(), 1);
+    }
+
+    #[test]
     fn kill_resets_what_stands_and_refuses_what_comes() {
-        let server = EchoServer::start("alpha").unwrap();
+        let server = EchoServer::start("alpha", Speech::WebSocket).unwrap();
         let (mut first, mut second) = (dial(&server), dial(&server));
         assert_eq!(ask(&mut first, "1"), "alpha: 1");
         assert!(server.kill());
@@ -334,7 +429,7 @@ mod tests {
 
     #[test]
     fn it_comes_back_on_its_port_and_keeps_its_count() {
-        let server = EchoServer::start("beta").unwrap();
+        let server = EchoServer::start("beta", Speech::WebSocket).unwrap();
         let address = server.address();
         for life in 1..=3 {
             assert_eq!(ask(&mut dial(&server), "x"), "beta: x");
@@ -348,7 +443,7 @@ mod tests {
 
     #[test]
     fn it_can_be_killed_in_the_middle_of_everything() {
-        let server = EchoServer::start("alpha").unwrap();
+        let server = EchoServer::start("alpha", Speech::WebSocket).unwrap();
         // A handshake that never ends.
         let mut half = TcpStream::connect(server.address()).unwrap();
         half.write_all(b"GET / HTTP/1.1\r\n").unwrap();
