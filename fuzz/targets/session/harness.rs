@@ -512,6 +512,7 @@ impl World {
             | Action::Leaving
             | Action::Free
             | Action::Release { .. }
+            | Action::Upload
             | Action::Ask(..) => {}
             Action::HangUpUpstream { say } => self.hang_up_upstream(say),
             Action::ShutClient => {
