@@ -47,7 +47,7 @@ fn bridge(apis: &[&Api], changes: Value) -> Proxy {
     bridge_to(apis.iter().map(|api| api.url()).collect(), changes)
 }
 
-fn bridge_to(urls: Vec<String>, mut changes: Value) -> Proxy {
+pub(crate) fn bridge_to(urls: Vec<String>, mut changes: Value) -> Proxy {
     let pool = &mut changes["pools"]["main"];
     pool["kind"] = json!("bridge");
     for (group, key, value) in [

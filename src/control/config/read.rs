@@ -173,8 +173,7 @@ fn read_limits(root: &Fields<'_>, limits: &mut LimitsConfig, findings: &mut Find
     );
     let some = || parse::number_within(1, u32::MAX);
     findings.fill(&fields, "connections", &mut limits.connections, some());
-    let any = parse::number_within(0, u32::MAX);
-    findings.fill(&fields, "per_address", &mut limits.per_address, any);
+    findings.only(&fields, "per_address", "0");
     // No browser gets by with less than 1 KiB; a longer head than 1 MiB is an attack.
     findings.fill(
         &fields,
