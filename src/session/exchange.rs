@@ -78,19 +78,8 @@ impl Session {
         request: &Request<'_>,
         ctx: &mut Ctx<'_>,
     ) -> Result<(Exchange, Kept), HeadError> {
-        let headers = &request.headers;
         let body = Body::of_request(request)?;
-        match headers.get("expect") {
-            None => {}
-            Some(wish) if wish.eq_ignore_ascii_case(b"100-continue") => {
-                if !body.is_done() && request.minor_version == 1 && self.stash.is_empty() {
-                    ctx.chunks
-                        .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
-                    ctx.actions.push(Action::FlushClient);
-                }
-            }
-            Some(_) => return Err(HeadError::new(417, "only 100-continue is expected")),
-        }
+        self.expect_body(request, &body, ctx)?;
         let peer = self.peer.address().ip();
         let forward = Forward {
             peer,

@@ -75,17 +75,7 @@ impl Session {
         {
             return Err(HeadError::new(413, "longer than limits.message"));
         }
-        match headers.get("expect") {
-            None => {}
-            Some(wish) if wish.eq_ignore_ascii_case(b"100-continue") => {
-                if !body.is_done() && request.minor_version == 1 && self.stash.is_empty() {
-                    ctx.chunks
-                        .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
-                    ctx.actions.push(Action::FlushClient);
-                }
-            }
-            Some(_) => return Err(HeadError::new(417, "only 100-continue is expected")),
-        }
+        self.expect_body(request, &body, ctx)?;
         Ok(Visit {
             id: id.into(),
             verb,
@@ -93,6 +83,29 @@ impl Session {
             keep: request.keeps_alive(),
             asked: false,
         })
+    }
+
+    /// `Expect: 100-continue` is answered at once where a body is to come (RFC 9110 section 10.1.1);
+    /// nothing else may be expected.
+    pub(super) fn expect_body(
+        &mut self,
+        request: &Request<'_>,
+        body: &Body,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), HeadError> {
+        let Some(wish) = request.headers.get("expect") else {
+            return Ok(());
+        };
+        if !wish.eq_ignore_ascii_case(b"100-continue") {
+            return Err(HeadError::new(417, "only 100-continue is expected"));
+        }
+        // Who has sent some of it already does not wait.
+        if !body.is_done() && request.minor_version == 1 && self.stash.is_empty() {
+            ctx.chunks
+                .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
+            ctx.actions.push(Action::FlushClient);
+        }
+        Ok(())
     }
 
     /// Pushes come from the API's machines alone (B-D3).
