@@ -218,11 +218,17 @@ impl Demo {
             ),
             None => "Ctrl-C ends it.".to_string(),
         };
+        let what = match self.stage.servers[0].speech() {
+            Speech::WebSocket => {
+                "The session moves to the other one, with all that was not answered yet."
+            }
+            Speech::Api => "They are HTTP APIs: what one has not answered, the other is asked.",
+        };
         format!(
             "\n  wsteady demo: a WebSocket that outlives its server\n\n\
              \x20 Open   http://{page}/\n\n\
              \x20 There, open a session, say something, and kill the server that answers: alpha or\n\
-             \x20 beta. The session moves to the other one, with all that was not answered yet.\n\
+             \x20 beta. {what}\n\
              \x20 Any other WebSocket client may come to  ws://{proxy}/demo-NAME\n\n\
              {notes}  {end}\n\n"
         )

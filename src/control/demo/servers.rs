@@ -56,6 +56,10 @@ impl EchoServer {
         self.name
     }
 
+    pub fn speech(&self) -> Speech {
+        self.speech
+    }
+
     /// The same for its whole life, dead or alive.
     pub fn address(&self) -> SocketAddr {
         self.address
