@@ -10,6 +10,7 @@ mod direct;
 mod failover;
 mod frames;
 mod handshake;
+mod http;
 mod legacy;
 mod real;
 mod replay;
