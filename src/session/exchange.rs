@@ -153,6 +153,10 @@ impl Session {
             target => [to.prefix, target].concat(),
         };
         head.request_line(&exchange.method, &target).ok()?;
+        if self.kept_header("host").is_none() {
+            // HTTP/1.0 does without; HTTP/1.1, which we speak, doesn't (RFC 9112 3.2).
+            head.header("Host", to.authority).ok()?;
+        }
         out.extend_from_slice(kept.lines());
         let upload = &exchange.upload;
         let empties = matches!(&*exchange.method, "POST" | "PUT" | "PATCH");
@@ -351,6 +355,12 @@ impl Session {
         self.become_(Phase::Greeting);
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.house.handshake), ctx);
+        if !self.stash.is_empty() {
+            // What came behind the last request was never looked at: the next may be whole in it.
+            let mut bytes = vec![0; self.stash.len()];
+            self.unstash(&mut bytes, ctx.chunks);
+            self.on_client_bytes(&bytes, 0, ctx);
+        }
         ctx.actions.push(Action::ReadClient);
     }
 
