@@ -875,6 +875,7 @@ fn h11_an_early_answer_leaves_no_connection_that_is_used_again() {
             (413, &b"no"[..]),
             "{cut}"
         );
+        assert_eq!(got.head.header("connection"), Some("close"), "{cut}");
         // The rest is drained or refused, and never taken for a request.
         client.send(&bytes[head + cut..]);
         client.send(get("/after").as_bytes());
@@ -1020,6 +1021,10 @@ fn a_server_that_dies_inside_its_answer_leaves_no_proper_end() {
             other => panic!("{path}: {other:?}"),
         }
     }
+    // Each is counted once, and as what it was.
+    let counts = ["started", "failed", "succeeded"]
+        .map(|what| proxy.count(&format!("wsteady_requests_{what}_total"), &[]));
+    assert_eq!(counts, [5, 5, 0]);
     proxy.finish();
 }
 
@@ -1349,6 +1354,7 @@ fn h20_a_slow_reader_of_200_mb_holds_little_and_slows_the_server() {
                 }
             }
         });
+        eprintln!("{framing}: at most {peak} KiB");
         assert!(peak < 32 << 10, "{framing}: {peak} KiB");
         proxy.finish();
     }
@@ -1416,6 +1422,7 @@ fn an_upload_of_200_mb_holds_little_and_waits_for_the_server() {
             assert_eq!(answer(&mut client).body, b"all");
         });
         assert_eq!(taken.load(SeqCst), BIG as u64);
+        eprintln!("in chunks: {in_chunks}, at most {peak} KiB");
         assert!(peak < 32 << 10, "in chunks: {in_chunks}, {peak} KiB");
         proxy.finish();
     }
@@ -1460,6 +1467,11 @@ fn attacks() -> Vec<(String, Vec<u8>, Want)> {
         "V4 upgrade to foo",
         with("Upgrade: foo\r\nConnection: Upgrade\r\n", ""),
         once("POST /a HTTP/1.1", ""),
+    );
+    add(
+        "V4 an upgrade where nobody takes any",
+        handshake("/a", "").into_bytes(),
+        once("GET /a HTTP/1.1", ""),
     );
     add("V4 CONNECT", line("CONNECT x:80 HTTP/1.1"), Refused(&[405]));
     add("H22 TRACE", line("TRACE / HTTP/1.1"), Refused(&[405]));
