@@ -24,6 +24,8 @@ pub(super) struct Exchange {
     keep: bool,
     /// A part of the body has left: it can't be sent again.
     spent: bool,
+    /// The answer is the server's failure: 5xx.
+    failed: bool,
     answer: Answer,
 }
 
@@ -99,6 +101,7 @@ impl Session {
             modern: request.minor_version == 1,
             keep: request.keeps_alive(),
             spent: false,
+            failed: false,
             answer: Answer::Awaited,
         };
         Ok((exchange, kept))
@@ -142,6 +145,10 @@ impl Session {
             target => [to.prefix, target].concat(),
         };
         head.request_line(&exchange.method, &target).ok()?;
+        if self.kept_header("host").is_none() {
+            // HTTP/1.0 does without; HTTP/1.1, which we speak, doesn't (RFC 9112 3.2).
+            head.header("Host", to.authority).ok()?;
+        }
         out.extend_from_slice(kept.lines());
         let upload = &exchange.upload;
         let empties = matches!(&*exchange.method, "POST" | "PUT" | "PATCH");
@@ -227,27 +234,24 @@ impl Session {
         self.attempt = None;
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.settings.response), ctx);
-        let verdict = if head.status >= 500 {
+        let failed = head.status >= 500;
+        let verdict = if failed {
             Verdict::Failure
         } else {
             Verdict::Success
         };
         ctx.actions.push(Action::Report(verdict));
-        let ok = head.status < 500;
-        if ok {
-            ctx.tally.requests_succeeded += 1;
-        } else {
-            ctx.tally.requests_failed += 1;
-        }
         let Some(exchange) = self.exchange() else {
             return;
         };
+        // Counted at its end: it may still be cut.
+        exchange.failed = failed;
         let chunks = head.length.is_none() && exchange.modern;
         // A body of unknown length ends with its connection for a client that knows no chunks.
         let endless = head.length.is_none() && !exchange.modern;
         exchange.keep &= !endless;
-        // An early answer: the rest of the request will not be read.
-        exchange.keep &= exchange.upload.done || head.keep;
+        // An early answer: the rest of the request may never be read, and the client is told so.
+        exchange.keep &= exchange.upload.done;
         exchange.answer = if chunks {
             Answer::Chunks { keep: head.keep }
         } else {
@@ -305,6 +309,11 @@ impl Session {
         let Some(exchange) = self.rare.as_mut().and_then(|rare| rare.exchange.take()) else {
             return;
         };
+        if exchange.failed {
+            ctx.tally.requests_failed += 1;
+        } else {
+            ctx.tally.requests_succeeded += 1;
+        }
         let keep = match exchange.answer {
             Answer::Chunks { keep } | Answer::Plain { keep } => keep,
             Answer::Awaited => false,
@@ -341,6 +350,12 @@ impl Session {
         self.flags.unread = true;
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.house.handshake), ctx);
+        if !self.stash.is_empty() {
+            // What came behind the last request was never looked at: the next may be whole in it.
+            let mut bytes = vec![0; self.stash.len()];
+            self.unstash(&mut bytes, ctx.chunks);
+            self.on_client_bytes(&bytes, 0, ctx);
+        }
         ctx.actions.push(Action::ReadClient);
     }
 

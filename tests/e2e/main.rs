@@ -12,6 +12,7 @@ mod examples;
 mod failover;
 mod frames;
 mod handshake;
+mod http;
 mod legacy;
 mod real;
 mod replay;

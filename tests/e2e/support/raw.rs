@@ -93,7 +93,7 @@ impl Raw {
         Raw::over(TcpStream::connect(address).unwrap())
     }
 
-    fn over(stream: TcpStream) -> Raw {
+    pub fn over(stream: TcpStream) -> Raw {
         stream.set_nodelay(true).unwrap();
         // A peer that stopped reading must not hang the test.
         stream
@@ -226,7 +226,13 @@ impl Raw {
             && self.ended.is_none()
     }
 
-    fn wait<T>(&mut self, limit: Duration, look: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+    /// How the stream has ended, as far as was read.
+    pub fn ended(&self) -> Option<End> {
+        self.ended
+    }
+
+    /// Reads until `look` sees something in what was read and not yet taken.
+    pub fn wait<T>(&mut self, limit: Duration, look: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + limit;
         let mut buffer = vec![0; 1 << 16];
         loop {
