@@ -14,6 +14,7 @@ impl Session {
     pub fn wants_client(&self) -> bool {
         match (self.leg, self.phase) {
             (Leg::Gone | Leg::Closed, _) => false,
+            (_, Phase::Serving) if self.flags.half => false,
             (Leg::Deaf, _) => true,
             // Frames may come behind the request; a client that leaves must be noticed.
             (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
@@ -101,7 +102,13 @@ impl Session {
         }
     }
 
-    pub(super) fn on_client_lost(&mut self, _loss: Loss, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_client_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
+        if loss == Loss::Fin && self.on_half_closed() {
+            return;
+        }
+        if self.phase == Phase::Serving && self.flags.calling {
+            ctx.tally.requests_failed += 1;
+        }
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
         ctx.actions.push(Action::HangUpClient);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {

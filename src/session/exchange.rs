@@ -340,6 +340,21 @@ impl Session {
         }
     }
 
+    /// The client has said its last: what it has asked for is still answered. False: it has not been
+    /// asked whole, and never will be.
+    pub(super) fn on_half_closed(&mut self) -> bool {
+        let whole = self.is_asked() || (self.is_exchanging() && !self.is_uploading());
+        if self.phase != Phase::Serving || !whole || self.flags.half {
+            return false;
+        }
+        self.flags.half = true;
+        if let Some(exchange) = self.exchange() {
+            exchange.keep = false;
+        }
+        self.end_visit_here();
+        true
+    }
+
     /// The connection waits for the client's next request, which may lead somewhere else.
     pub(super) fn await_request(&mut self, ctx: &mut Ctx<'_>) {
         (self.flags.bridged, self.flags.paused) = (false, false);
@@ -350,12 +365,6 @@ impl Session {
         self.flags.unread = true;
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.house.handshake), ctx);
-        if !self.stash.is_empty() {
-            // What came behind the last request was never looked at: the next may be whole in it.
-            let mut bytes = vec![0; self.stash.len()];
-            self.unstash(&mut bytes, ctx.chunks);
-            self.on_client_bytes(&bytes, 0, ctx);
-        }
         ctx.actions.push(Action::ReadClient);
     }
 
@@ -424,9 +433,9 @@ impl Session {
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
+        // What came of it goes out; then the connection ends without the answer's end.
         self.settle_direct(ctx);
-        self.leg = Leg::Talking;
-        self.let_client_go(ctx);
+        self.turn_deaf(ctx);
     }
 }
 

@@ -133,6 +133,8 @@ struct Flags {
     calling: bool,
     /// and its connection stands.
     reached: bool,
+    /// The client of a plain request has sent FIN, and waits for its answer.
+    half: bool,
     /// What is kept in the stash may begin with a whole request.
     unread: bool,
 }

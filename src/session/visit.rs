@@ -139,6 +139,13 @@ impl Session {
         self.visit().is_some_and(|visit| visit.asked)
     }
 
+    /// Nothing follows the request that is asked.
+    pub(super) fn end_visit_here(&mut self) {
+        if let Some(visit) = self.rare.as_mut().and_then(|rare| rare.visit.as_mut()) {
+            visit.keep = false;
+        }
+    }
+
     fn visit(&self) -> Option<&Visit> {
         self.rare.as_ref().and_then(|rare| rare.visit.as_deref())
     }

@@ -299,7 +299,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(server) = client.session.server() else {
             return;
         };
-        let bridged = client.session.is_bridged();
+        // Asked of the pool: the session may be at its next request already.
+        let pool = self.fleet.servers[usize::from(server)].pool;
+        let bridged = self.fleet.pools[usize::from(pool)].kind != crate::fleet::Kind::WebSocket;
         if bridged {
             let failed = verdict != Verdict::Success;
             let tripped = self.fleet.servers[usize::from(server)].tripped.is_some();

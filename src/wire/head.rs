@@ -333,7 +333,20 @@ pub fn is_hop_by_hop(name: &str) -> bool {
         // RFC 7540 section 3.2.1: half of an upgrade to HTTP/2, which must not reach a server.
         "http2-settings",
     ];
-    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+    NAMES.iter().any(|known| alike(name, known))
+}
+
+/// Whether two names are the same to a server: case aside, and with `_` taken for `-`, because CGI
+/// and its heirs can't tell these apart.
+pub(super) fn alike(name: &str, known: &str) -> bool {
+    let fold = |byte: u8| {
+        if byte == b'_' {
+            b'-'
+        } else {
+            byte.to_ascii_lowercase()
+        }
+    };
+    name.len() == known.len() && name.bytes().map(fold).eq(known.bytes().map(fold))
 }
 
 /// Whether bytes are a token (RFC 9110 section 5.6.2).

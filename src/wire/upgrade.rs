@@ -3,7 +3,7 @@
 
 use super::compose::{HeadWriter, Refused, simple_response};
 use super::deflate::{self, Deflate};
-use super::head::{HeadError, Headers, Request, Response, ascii, is_hop_by_hop, is_token};
+use super::head::{HeadError, Headers, Request, Response, alike, ascii, is_hop_by_hop, is_token};
 use std::net::IpAddr;
 use tungstenite::handshake::derive_accept_key;
 
@@ -400,19 +400,6 @@ fn is_removed(name: &str, forward: &Forward<'_>) -> bool {
             .get(..OWN_PREFIX.len())
             .is_some_and(|prefix| alike(prefix, OWN_PREFIX))
         || forward.block.iter().any(|blocked| alike(name, blocked))
-}
-
-/// Whether two names are the same to a server: case aside, and with `_` taken for `-`, because CGI
-/// and its heirs can't tell these apart.
-fn alike(name: &str, known: &str) -> bool {
-    let fold = |byte: u8| {
-        if byte == b'_' {
-            b'-'
-        } else {
-            byte.to_ascii_lowercase()
-        }
-    };
-    name.len() == known.len() && name.bytes().map(fold).eq(known.bytes().map(fold))
 }
 
 /// What is written anew, here or with the body, and never copied.
