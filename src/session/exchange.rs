@@ -7,7 +7,7 @@ use super::bridge::CallTo;
 use super::dialect::Head;
 use super::search::Failed;
 use super::vocab::{Action, Life, Loss, Nobody, Verdict};
-use super::{Ctx, Kept, Leg, Phase, Session};
+use super::{Ctx, Kept, Phase, Session};
 use crate::kit::Chain;
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::{HeadWriter, simple_response};
