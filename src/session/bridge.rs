@@ -500,6 +500,8 @@ impl Session {
                 let server = self.server;
                 if let Some(attempt) = &mut self.attempt {
                     attempt.tried.extend(server);
+                    // It was lost, or answered badly: that is no refusal.
+                    attempt.all_refused = false;
                 }
                 self.failures = self.failures.saturating_add(1);
             }
