@@ -454,6 +454,10 @@ impl Session {
                 ctx.actions.push(Action::Report(Verdict::Failure));
                 self.leave_unopened(ctx);
             }
+            Phase::Open | Phase::Held if self.is_spent(ctx) => {
+                ctx.actions.push(Action::Report(Verdict::Failure));
+                self.count_spent(ctx);
+            }
             Phase::Admitting | Phase::Held => self.on_attempt_failed(Failed::Answered, ctx),
             _ => {
                 ctx.actions.push(Action::Report(Verdict::Failure));
@@ -470,27 +474,40 @@ impl Session {
         ctx.tally.requests_failed += 1;
         match self.phase {
             Phase::Admitting if self.leg == Leg::Gone => self.leave_unopened(ctx),
-            Phase::Admitting | Phase::Held => self.on_attempt_failed(Failed::Lost(loss), ctx),
+            Phase::Held if !self.is_spent(ctx) => {
+                self.on_attempt_failed(Failed::Lost(loss), ctx);
+            }
+            Phase::Admitting => self.on_attempt_failed(Failed::Lost(loss), ctx),
             _ => {
                 ctx.actions.push(Action::HangUpUpstream { say: None });
                 if loss != Loss::Exhausted {
                     ctx.actions.push(Action::Report(Verdict::Failure));
+                }
+                if self.phase != Phase::Finishing && self.is_spent(ctx) {
+                    return self.count_spent(ctx);
                 }
                 self.call_again(loss, ctx);
             }
         }
     }
 
+    /// At `written` a message goes out once. A connection that never stood has taken nothing of it.
+    fn is_spent(&self, ctx: &Ctx<'_>) -> bool {
+        ctx.settings.confirm == Confirm::Written && self.flags.reached
+    }
+
+    /// It was handed over; what became of it nobody asked to know.
+    fn count_spent(&mut self, ctx: &mut Ctx<'_>) {
+        self.end_hold(ctx);
+        let count = self.journal.confirm_sent(ctx.chunks);
+        self.count_confirmed(count, ctx);
+        self.call_next(ctx);
+    }
+
     /// The same call once more, to another server if there is one.
     fn call_again(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         match self.phase {
             Phase::Finishing => self.retry_farewell(ctx),
-            Phase::Open if ctx.settings.confirm == Confirm::Written => {
-                // It was handed over; what became of it nobody asked to know.
-                let count = self.journal.confirm_sent(ctx.chunks);
-                self.count_confirmed(count, ctx);
-                self.call_next(ctx);
-            }
             Phase::Open => {
                 ctx.actions.push(Action::Tell(Life::Lost(loss)));
                 *ctx.tally.failovers.entry(loss.name()).or_default() += 1;
