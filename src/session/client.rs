@@ -231,8 +231,11 @@ impl Session {
 
     fn greet(&mut self, bytes: &[u8], kept: usize, ctx: &mut Ctx<'_>) {
         let limits = HeadLimits::new(ctx.house.header_max);
-        // The end of the head is not in what was kept: one byte a packet costs no second look.
-        match head::end(bytes, kept, &limits) {
+        // The end of the head is not in what was kept: one byte a packet costs no second look. Only
+        // what came behind a push, while that was dealt with, was never looked at.
+        let pipelined = std::mem::take(&mut self.flags.pipelined);
+        let seen = if pipelined { 0 } else { kept };
+        match head::end(bytes, seen, &limits) {
             Ok(None) => ctx.chunks.push(&mut self.stash, bytes),
             Ok(Some(end)) => match self.read_request(&bytes[..end], &limits, ctx) {
                 Ok(asking) => {

@@ -132,6 +132,8 @@ struct Flags {
     calling: bool,
     /// and its connection stands.
     reached: bool,
+    /// What was kept is the next request, and no part of it was looked at.
+    pipelined: bool,
 }
 
 /// What most sessions never need.

@@ -238,6 +238,7 @@ impl Session {
         }
         // The next request may lead somewhere else.
         self.pool = None;
+        self.flags.pipelined = true;
         self.become_(Phase::Greeting);
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.house.handshake), ctx);
