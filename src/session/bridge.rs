@@ -69,12 +69,13 @@ impl Session {
         kept.deflate = None;
         self.flags.bridged = true;
         self.begin_admitting(ctx);
+        self.flags.queued = true;
         ctx.actions.push(Action::Reserve);
     }
 
     /// The ClientId is this session's.
     pub(super) fn on_reserved(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.reserved = true;
+        (self.flags.queued, self.flags.reserved) = (false, true);
         if self.phase != Phase::Admitting {
             return self.free_id(ctx);
         }
@@ -83,6 +84,7 @@ impl Session {
 
     /// Somebody else has this ClientId: upgraded, so that the client hears why, and closed.
     pub(super) fn on_taken(&mut self, ctx: &mut Ctx<'_>) {
+        self.flags.queued = false;
         if self.phase != Phase::Admitting || self.leg != Leg::Talking {
             return;
         }
@@ -581,9 +583,10 @@ impl Session {
         }
     }
 
-    /// The id may be somebody else's.
+    /// The id may be somebody else's; who still waits for it waits no more.
     pub(super) fn free_id(&mut self, ctx: &mut Ctx<'_>) {
-        if std::mem::replace(&mut self.flags.reserved, false) {
+        let queued = std::mem::replace(&mut self.flags.queued, false);
+        if std::mem::replace(&mut self.flags.reserved, false) || queued {
             ctx.actions.push(Action::Free);
         }
     }

@@ -124,6 +124,8 @@ struct Flags {
     ended: bool,
     /// Calls serve it.
     bridged: bool,
+    /// It has asked for its ClientId, and waits.
+    queued: bool,
     /// Its ClientId is reserved for it.
     reserved: bool,
     /// A call is due, and nobody was dialled for it yet.
