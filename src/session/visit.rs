@@ -70,16 +70,15 @@ impl Session {
         {
             return Err(HeadError::new(413, "longer than limits.message"));
         }
-        match headers.get("expect") {
-            None => {}
-            Some(wish) if wish.eq_ignore_ascii_case(b"100-continue") => {
-                if !body.is_done() && request.minor_version == 1 && self.stash.is_empty() {
-                    ctx.chunks
-                        .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
-                    ctx.actions.push(Action::FlushClient);
-                }
-            }
-            Some(_) => return Err(HeadError::new(417, "only 100-continue is expected")),
+        let wish = headers.get("expect");
+        if wish.is_some_and(|wish| !wish.eq_ignore_ascii_case(b"100-continue")) {
+            return Err(HeadError::new(417, "only 100-continue is expected"));
+        }
+        let waits = !body.is_done() && request.minor_version == 1 && self.stash.is_empty();
+        if wish.is_some() && waits {
+            ctx.chunks
+                .push(&mut self.out, b"HTTP/1.1 100 Continue\r\n\r\n");
+            ctx.actions.push(Action::FlushClient);
         }
         Ok(Visit {
             id: id.into(),
