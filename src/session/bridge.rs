@@ -151,7 +151,8 @@ impl Session {
         chunks: &Chunks,
         out: &mut Vec<u8>,
     ) -> Option<()> {
-        let number = self.journal.confirmed();
+        let again = u64::from(planted!(RenumberedCall) && self.phase == Phase::Held);
+        let number = self.journal.confirmed() + again;
         let message = self.journal.first(chunks)?;
         self.begin_head("POST", to, out)?;
         let kind = match message.opcode {
@@ -380,6 +381,9 @@ impl Session {
         }
         if succeeded && readable && !reply.body.is_empty() {
             self.say_down(reply.binary, &reply.body, ctx);
+            if planted!(ReplyTwice) {
+                self.say_down(reply.binary, &reply.body, ctx);
+            }
         }
         self.call_next(ctx);
     }
@@ -578,6 +582,9 @@ impl Session {
 
     /// The id is on its way out: who comes now waits for the last call.
     pub(super) fn announce_leaving(&mut self, ctx: &mut Ctx<'_>) {
+        if planted!(FreedEarly) {
+            self.free_id(ctx);
+        }
         if self.flags.reserved {
             ctx.actions.push(Action::Leaving);
         }

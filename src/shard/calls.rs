@@ -192,6 +192,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         // What is unread, unwritten or unasked for would be taken for the next call's.
         let said = slot.spill.is_empty() && slot.stash.is_empty();
         let clean = keep && said && !slot.bits.ended && !slot.bits.readable;
+        let clean = clean || (keep && planted!(DirtyReused));
         let wanted = self.fleet.servers[server].state != crate::fleet::ServerState::Gone;
         if !(clean && wanted && self.state == State::Running) {
             return self.drop_upstream(upstream);
@@ -233,7 +234,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// Connections that rest and have something to say go before anything else is done in a turn: a
     /// call that took one would have that for its answer (THREATS V16).
     pub(super) fn drop_spoiled(&mut self) {
-        if self.shelf.count == 0 {
+        if self.shelf.count == 0 || planted!(SpoiledTaken) {
             return;
         }
         for at in 0..self.ready.len() {
@@ -269,6 +270,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.perform(key);
             if self.shelf.waiting.len() > before {
                 // Still none: who waited longest stays first.
+                if planted!(WaitingLost) {
+                    self.shelf.waiting.pop_back();
+                    break;
+                }
                 self.shelf.waiting.rotate_right(1);
                 break;
             }
