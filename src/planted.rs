@@ -64,6 +64,18 @@ pub enum Bug {
     BrokenUnseen,
     /// When the 32-bit clock wraps, the connect rate waits for 49 days.
     RateWraps,
+    /// A POST that is made again gets another number.
+    RenumberedCall,
+    /// A connection is used again although its last answer was not its last bytes.
+    DirtyReused,
+    /// What a connection says at rest is the answer to whoever takes it next.
+    SpoiledTaken,
+    /// A ClientId is free before its DELETE.
+    FreedEarly,
+    /// An answer reaches the client twice.
+    ReplyTwice,
+    /// A call that must wait for a connection once more is forgotten.
+    WaitingLost,
 }
 
 impl Bug {
@@ -98,7 +110,26 @@ impl Bug {
         Bug::SecondClose,
         Bug::BrokenUnseen,
         Bug::RateWraps,
+        Bug::RenumberedCall,
+        Bug::DirtyReused,
+        Bug::SpoiledTaken,
+        Bug::FreedEarly,
+        Bug::ReplyTwice,
+        Bug::WaitingLost,
     ];
+
+    /// Whether it is a bug of the bridge, which is looked for in a world of its own.
+    pub fn is_bridges(self) -> bool {
+        matches!(
+            self,
+            Bug::RenumberedCall
+                | Bug::DirtyReused
+                | Bug::SpoiledTaken
+                | Bug::FreedEarly
+                | Bug::ReplyTwice
+                | Bug::WaitingLost
+        )
+    }
 }
 
 thread_local! {

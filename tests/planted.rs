@@ -41,9 +41,13 @@ fn each_planted_bug_is_found() {
             None => missed.push(bug),
         }
     }
-    let clean = find(None);
+    let clean = [find(None), find_bridges(None)];
     let _ = std::panic::take_hook();
-    assert_eq!(clean, None, "without a planted bug the sweep is clean");
+    assert_eq!(
+        clean,
+        [None, None],
+        "without a planted bug the sweep is clean"
+    );
     assert!(
         missed.is_empty(),
         "not found in {SEEDS} seeds of {STEPS} steps: {missed:?}"
@@ -52,9 +56,24 @@ fn each_planted_bug_is_found() {
 
 /// The first seed that breaks a law, and which.
 fn find(bug: Option<Bug>) -> Option<(u64, String)> {
+    if bug.is_some_and(Bug::is_bridges) {
+        return find_bridges(bug);
+    }
+    first_broken(bug, |seed| drop(sim::run(seed, STEPS, true)))
+}
+
+/// The same in the world of the bridge.
+fn find_bridges(bug: Option<Bug>) -> Option<(u64, String)> {
+    first_broken(bug, |seed| drop(sim::run_bridge(seed, STEPS, true)))
+}
+
+fn first_broken(
+    bug: Option<Bug>,
+    run: impl Fn(u64) + std::panic::RefUnwindSafe,
+) -> Option<(u64, String)> {
     plant(bug);
     let found = (0..SEEDS).find_map(|seed| {
-        let broken = catch_unwind(|| sim::run(seed, STEPS, true)).err()?;
+        let broken = catch_unwind(|| run(seed)).err()?;
         let text = broken.downcast_ref::<String>().cloned();
         let law = text.or_else(|| broken.downcast_ref::<&str>().map(|text| text.to_string()));
         Some((

@@ -69,12 +69,13 @@ impl Session {
         kept.deflate = None;
         self.flags.bridged = true;
         self.begin_admitting(ctx);
+        self.flags.queued = true;
         ctx.actions.push(Action::Reserve);
     }
 
     /// The ClientId is this session's.
     pub(super) fn on_reserved(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.reserved = true;
+        (self.flags.queued, self.flags.reserved) = (false, true);
         if self.phase != Phase::Admitting {
             return self.free_id(ctx);
         }
@@ -83,6 +84,7 @@ impl Session {
 
     /// Somebody else has this ClientId: upgraded, so that the client hears why, and closed.
     pub(super) fn on_taken(&mut self, ctx: &mut Ctx<'_>) {
+        self.flags.queued = false;
         if self.phase != Phase::Admitting || self.leg != Leg::Talking {
             return;
         }
@@ -138,7 +140,8 @@ impl Session {
     }
 
     fn compose_post(&mut self, to: &CallTo<'_>, chunks: &Chunks, out: &mut Vec<u8>) -> Option<()> {
-        let number = self.journal.confirmed();
+        let again = u64::from(planted!(RenumberedCall) && self.phase == Phase::Held);
+        let number = self.journal.confirmed() + again;
         let message = self.journal.first(chunks)?;
         self.begin_head("POST", to, out)?;
         let kind = match message.opcode {
@@ -366,6 +369,9 @@ impl Session {
         }
         if succeeded && readable && !reply.body.is_empty() {
             self.say_down(reply.binary, &reply.body, ctx);
+            if planted!(ReplyTwice) {
+                self.say_down(reply.binary, &reply.body, ctx);
+            }
         }
         self.call_next(ctx);
     }
@@ -442,6 +448,10 @@ impl Session {
                 ctx.actions.push(Action::Report(Verdict::Failure));
                 self.leave_unopened(ctx);
             }
+            Phase::Open | Phase::Held if self.is_spent(ctx) => {
+                ctx.actions.push(Action::Report(Verdict::Failure));
+                self.count_spent(ctx);
+            }
             Phase::Admitting | Phase::Held => self.on_attempt_failed(Failed::Answered, ctx),
             _ => {
                 ctx.actions.push(Action::Report(Verdict::Failure));
@@ -461,27 +471,40 @@ impl Session {
         ctx.tally.requests_failed += 1;
         match self.phase {
             Phase::Admitting if self.leg == Leg::Gone => self.leave_unopened(ctx),
-            Phase::Admitting | Phase::Held => self.on_attempt_failed(Failed::Lost(loss), ctx),
+            Phase::Held if !self.is_spent(ctx) => {
+                self.on_attempt_failed(Failed::Lost(loss), ctx);
+            }
+            Phase::Admitting => self.on_attempt_failed(Failed::Lost(loss), ctx),
             _ => {
                 ctx.actions.push(Action::HangUpUpstream { say: None });
                 if loss != Loss::Exhausted {
                     ctx.actions.push(Action::Report(Verdict::Failure));
+                }
+                if self.phase != Phase::Finishing && self.is_spent(ctx) {
+                    return self.count_spent(ctx);
                 }
                 self.call_again(loss, ctx);
             }
         }
     }
 
+    /// At `written` a message goes out once. A connection that never stood has taken nothing of it.
+    fn is_spent(&self, ctx: &Ctx<'_>) -> bool {
+        ctx.settings.confirm == Confirm::Written && self.flags.reached
+    }
+
+    /// It was handed over; what became of it nobody asked to know.
+    fn count_spent(&mut self, ctx: &mut Ctx<'_>) {
+        self.end_hold(ctx);
+        let count = self.journal.confirm_sent(ctx.chunks);
+        self.count_confirmed(count, ctx);
+        self.call_next(ctx);
+    }
+
     /// The same call once more, to another server if there is one.
     fn call_again(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         match self.phase {
             Phase::Finishing => self.retry_farewell(ctx),
-            Phase::Open if ctx.settings.confirm == Confirm::Written => {
-                // It was handed over; what became of it nobody asked to know.
-                let count = self.journal.confirm_sent(ctx.chunks);
-                self.count_confirmed(count, ctx);
-                self.call_next(ctx);
-            }
             Phase::Open => {
                 ctx.actions.push(Action::Tell(Life::Lost(loss)));
                 *ctx.tally.failovers.entry(loss.name()).or_default() += 1;
@@ -491,6 +514,8 @@ impl Session {
                 let server = self.server;
                 if let Some(attempt) = &mut self.attempt {
                     attempt.tried.extend(server);
+                    // It was lost, or answered badly: that is no refusal.
+                    attempt.all_refused = false;
                 }
                 self.failures = self.failures.saturating_add(1);
             }
@@ -548,14 +573,18 @@ impl Session {
 
     /// The id is on its way out: who comes now waits for the last call.
     pub(super) fn announce_leaving(&mut self, ctx: &mut Ctx<'_>) {
+        if planted!(FreedEarly) {
+            self.free_id(ctx);
+        }
         if self.flags.reserved {
             ctx.actions.push(Action::Leaving);
         }
     }
 
-    /// The id may be somebody else's.
+    /// The id may be somebody else's; who still waits for it waits no more.
     pub(super) fn free_id(&mut self, ctx: &mut Ctx<'_>) {
-        if std::mem::replace(&mut self.flags.reserved, false) {
+        let queued = std::mem::replace(&mut self.flags.queued, false);
+        if std::mem::replace(&mut self.flags.reserved, false) || queued {
             ctx.actions.push(Action::Free);
         }
     }

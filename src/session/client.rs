@@ -117,7 +117,10 @@ impl Session {
         (self.flags.streaming, self.flags.down_cut) = (false, false);
         match self.phase {
             // The API may say ok to a client that is not there any more: that is heard out.
-            Phase::Admitting if self.flags.bridged && self.flags.calling => {}
+            // Who comes back meanwhile waits for that, and is no duplicate.
+            Phase::Admitting if self.flags.bridged && self.flags.calling => {
+                self.announce_leaving(ctx);
+            }
             Phase::Greeting | Phase::Admitting | Phase::Serving => {
                 self.tell_end(End::ClientLost, ctx);
                 ctx.actions.push(Action::HangUpUpstream { say: None });

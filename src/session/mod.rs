@@ -125,6 +125,8 @@ struct Flags {
     ended: bool,
     /// Calls serve it.
     bridged: bool,
+    /// It has asked for its ClientId, and waits.
+    queued: bool,
     /// Its ClientId is reserved for it.
     reserved: bool,
     /// A call is due, and nobody was dialled for it yet.
@@ -540,7 +542,10 @@ impl Session {
             ctx.tally.held -= 1;
         }
         self.flags.upstream_squeezed = false;
-        (self.flags.wanting, self.flags.calling) = (false, false);
+        self.flags.wanting = false;
+        if std::mem::replace(&mut self.flags.calling, false) {
+            ctx.tally.requests_failed += 1;
+        }
         (self.flags.leaving, self.flags.left) = (false, false);
         if let Some(rare) = &mut self.rare {
             rare.server_pong = None;

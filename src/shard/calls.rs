@@ -210,7 +210,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         slot.rider = Key::NONE;
         let server = usize::from(slot.server);
         // What is unread, unwritten or unasked for would be taken for the next call's.
-        let clean = keep && slot.spill.is_empty() && slot.stash.is_empty() && !slot.bits.ended;
+        let said = slot.spill.is_empty() && slot.stash.is_empty();
+        let clean = keep && said && !slot.bits.ended && !slot.bits.readable;
+        let clean = clean || (keep && planted!(DirtyReused));
         let wanted = self.fleet.servers[server].state != crate::fleet::ServerState::Gone;
         if !(clean && wanted && self.state == State::Running) {
             return self.drop_upstream(upstream);
@@ -249,6 +251,26 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.shelf.free();
     }
 
+    /// Connections that rest and have something to say go before anything else is done in a turn: a
+    /// call that took one would have that for its answer (THREATS V16).
+    pub(super) fn drop_spoiled(&mut self) {
+        if self.shelf.count == 0 || planted!(SpoiledTaken) {
+            return;
+        }
+        for at in 0..self.ready.len() {
+            let ready = self.ready[at];
+            if let Some(Kind::Upstream(key)) = ready.token.kind()
+                && (ready.readable || ready.ended)
+                && self
+                    .upstreams
+                    .get(key)
+                    .is_some_and(|slot| slot.rider.is_none())
+            {
+                self.drop_upstream(key);
+            }
+        }
+    }
+
     /// Another shard needs a connection that rests here.
     pub(super) fn give_permit(&mut self, server: u16) {
         if let Some(upstream) = self.take_idle(server) {
@@ -269,6 +291,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.perform(key);
             if self.shelf.waiting.len() > before {
                 // Still none: who waited longest stays first.
+                if planted!(WaitingLost) {
+                    self.shelf.waiting.pop_back();
+                    break;
+                }
                 self.shelf.waiting.rotate_right(1);
                 break;
             }

@@ -97,13 +97,19 @@ impl Directory {
         }
     }
 
-    /// The owner has left: who has waited longest is next.
+    /// The owner has left: who has waited longest is next. Or somebody waits no more: given to him,
+    /// the id would seem to be taken until he has given it back.
     pub fn free(&mut self, id: u64, seat: Seat) -> Option<(u16, Mail)> {
         if self
             .owners
             .get(&id)
             .is_none_or(|owner| owner.seat() != seat)
         {
+            let queue = self.waiting.get_mut(&id)?;
+            queue.retain(|waiting| *waiting != seat);
+            if queue.is_empty() {
+                self.waiting.remove(&id);
+            }
             return None;
         }
         self.owners.remove(&id);
@@ -178,6 +184,8 @@ mod tests {
         assert!(directory.free(id, seat(2)).is_none(), "not the owner");
         directory.leaving(id, seat(1));
         assert!(directory.reserve(id, seat(4), false).is_none(), "it waits");
+        assert!(directory.reserve(id, seat(5), false).is_none());
+        assert!(directory.free(id, seat(5)).is_none(), "it waits no more");
         reserved(directory.free(id, seat(1)), 3);
         reserved(directory.free(id, seat(3)), 4);
         assert!(directory.free(id, seat(4)).is_none());

@@ -199,6 +199,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.io.poll(wait, &mut self.ready);
         let began = self.io.now();
         self.core.now = began.tick;
+        self.drop_spoiled();
         self.take_mail();
         self.serve_ready();
         self.fire_timers();

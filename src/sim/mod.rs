@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** no clock, no thread, no socket; the same seed gives the same run.
 
+mod bridge;
 mod codec;
 mod faults;
 mod laws;
@@ -17,6 +18,7 @@ mod world;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use self::bridge::{BridgeCoverage, BridgeReport, run_bridge};
 pub use self::laws::Coverage;
 use self::peer::Server;
 use self::world::{Sim, World};

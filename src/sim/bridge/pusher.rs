@@ -1,0 +1,171 @@
+//! The API's own client: it pushes to clients of the bridge, closes them, and asks for them.
+
+use std::collections::VecDeque;
+
+use super::http::Messages;
+use super::people::{IDS, PUSHES, Person, Stage};
+use super::world::World;
+use crate::sim::codec;
+
+/// One connection of it.
+#[derive(Default)]
+pub struct Pusher {
+    pub conn: usize,
+    pub stage: Stage,
+    inbox: Messages,
+    out: VecDeque<u8>,
+    pub pushes: Vec<Push>,
+    /// How many of them were answered.
+    answered: usize,
+    /// So many requests at a time.
+    depth: usize,
+}
+
+/// A request to the proxy.
+pub struct Push {
+    pub verb: Verb,
+    pub id: usize,
+    pub at: u64,
+    /// Its status, and when it was read.
+    pub answer: Option<(u16, u64)>,
+    pub delivered: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Message,
+    Close(u16),
+    Look,
+}
+
+impl World {
+    pub fn add_pusher(&mut self) {
+        let me = self.people.len();
+        let conn = self.connect(me);
+        let depth = [1, 1, 3][self.rng.below(3) as usize];
+        self.people.push(Person::Pusher(Box::new(Pusher {
+            conn,
+            depth,
+            ..Pusher::default()
+        })));
+    }
+}
+
+impl Pusher {
+    pub fn step(&mut self, me: usize, world: &mut World) {
+        if self.stage == Stage::Gone {
+            return;
+        }
+        self.read(me, world);
+        let more = self.pushes.len() - self.answered < self.depth;
+        if more && self.out.len() < 20_000 && world.talking && world.rng.chance(1, 12) {
+            if self.pushes.len() > self.answered {
+                world.hit("push: pipelined");
+            }
+            self.ask(me, world);
+        }
+        let (front, _) = self.out.as_slices();
+        let took = world.conns[self.conn].inward.write(front);
+        self.out.drain(..took);
+        if world.wild && world.rng.chance(1, 600) {
+            world.conns[self.conn].end_peer();
+            self.stage = Stage::Gone;
+        }
+        let conn = &mut world.conns[self.conn];
+        let ended = conn.outward.fin_arrived && conn.outward.queued() == 0;
+        if conn.outward.reset || ended {
+            conn.end_peer();
+            self.stage = Stage::Gone;
+        }
+    }
+
+    /// Requests that wait for their answers.
+    pub fn waiting(&self) -> usize {
+        self.pushes.len() - self.answered
+    }
+
+    pub fn hang_up(&mut self, world: &mut World) {
+        world.conns[self.conn].end_peer();
+        self.stage = Stage::Gone;
+    }
+
+    fn read(&mut self, me: usize, world: &mut World) {
+        let mut buffer = [0; 4 << 10];
+        let count = world.conns[self.conn].outward.read(&mut buffer);
+        self.inbox.push(&buffer[..count]);
+        loop {
+            let next = self.inbox.next();
+            let next = next.unwrap_or_else(|error| panic!("law: pusher {me} reads HTTP: {error}"));
+            let Some((head, body)) = next else { return };
+            let status = head.start[1].parse().expect("law: a status is a number");
+            let n = self.answered;
+            if n == self.pushes.len() && world.laws.draining && status == 503 {
+                // Told that it is over although it has asked nothing.
+                continue;
+            }
+            assert!(
+                n < self.pushes.len(),
+                "law: pusher {me} got {status} unasked"
+            );
+            self.answered += 1;
+            self.pushes[n].answer = Some((status, world.now));
+            world.note(format_args!(
+                "pusher {me} reads {status} to {:?} {n} to {}",
+                self.pushes[n].verb, IDS[self.pushes[n].id]
+            ));
+            world.on_push_answered(me, &self.pushes[n], status, &body);
+        }
+    }
+
+    fn ask(&mut self, me: usize, world: &mut World) {
+        let n = self.pushes.len() as u32;
+        let id = world.rng.below(IDS.len() as u32) as usize;
+        let name = IDS[id];
+        let verb = match world.rng.below(16) {
+            0 => Verb::Close([1000, 4001, 4002][world.rng.below(3) as usize]),
+            1 => Verb::Look,
+            _ => Verb::Message,
+        };
+        let mut head = match verb {
+            Verb::Close(code) => {
+                world.laws.dismissals.insert((id, code));
+                format!("DELETE /{name} HTTP/1.1\r\nHost: b\r\nX-Wsteady-Close: {code}\r\n")
+            }
+            Verb::Look => {
+                format!("GET /{name} HTTP/1.1\r\nHost: b\r\nAccept: application/json\r\n")
+            }
+            Verb::Message => format!("POST /{name} HTTP/1.1\r\nHost: b\r\n"),
+        };
+        let mut body = Vec::new();
+        if verb == Verb::Message {
+            let length = [30, 300, 6_000][world.rng.below(3) as usize];
+            let length = world.rng.below(length) as usize;
+            body = codec::content(PUSHES + me as u32, n, length);
+            if !codec::is_text(n) {
+                head.push_str("Content-Type: application/octet-stream\r\n");
+            }
+        }
+        if body.is_empty() {
+            head.push_str("\r\n");
+        } else if world.rng.chance(1, 5) {
+            world.hit("push: chunked");
+            head.push_str(&format!(
+                "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+                body.len()
+            ));
+            body.extend_from_slice(b"\r\n0\r\n\r\n");
+        } else {
+            head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        }
+        self.out.extend(head.as_bytes());
+        self.out.extend(body);
+        self.pushes.push(Push {
+            verb,
+            id,
+            at: world.now,
+            answer: None,
+            delivered: false,
+        });
+        world.note(format_args!("pusher {me} asks {verb:?} {n} for {name}"));
+    }
+}
