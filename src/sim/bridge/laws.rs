@@ -140,7 +140,7 @@ impl World {
     fn is_there(&self, guest: &Guest, push: &Push) -> bool {
         let conn = &self.conns[guest.conn];
         let intact = conn.peer_open && conn.proxy_open && guest.leaving_at.is_none();
-        guest.id == push.id && guest.is_open() && intact && guest.open_at <= push.at
+        guest.id == push.id && guest.is_open() && intact && guest.open_at < push.at
     }
 
     fn judge_look(&self, id: usize, body: &[u8]) {
@@ -189,7 +189,7 @@ impl World {
             );
         }
         for (pusher, n, push, at) in self.taken_pushes() {
-            let owed = push.id == guest.id && guest.open_at <= push.at && at < until;
+            let owed = push.id == guest.id && guest.open_at < push.at && at < until;
             assert!(
                 !owed || push.delivered,
                 "law: guest {me} was closed before push {n} of {pusher}"
