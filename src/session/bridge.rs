@@ -226,7 +226,10 @@ impl Session {
         } else {
             settings.connect
         };
-        let calling = self.flags.bridged && self.flags.calling && self.attempt.is_none();
+        // While we do not read, because the client takes nothing, the server is not to blame.
+        // A plain request's client has that long for each part, too: it is not asked by Pings.
+        let heard = self.phase == Phase::Serving || self.wants_upstream();
+        let calling = self.flags.bridged && self.flags.calling && self.attempt.is_none() && heard;
         calling.then(|| self.bound_at.after(span))
     }
 

@@ -58,6 +58,9 @@ impl Session {
         let read = self.wants_upstream();
         chunks.drop_front(&mut self.out, count);
         if !read && self.wants_upstream() {
+            if self.flags.bridged {
+                self.bound_at = now;
+            }
             self.upstream_pulse.resumed(now);
         }
         if count > 0 {

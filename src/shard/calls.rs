@@ -16,6 +16,8 @@ pub(super) struct Shelf {
     idle: Vec<Vec<Rest>>,
     /// Sessions whose call waits for a connection to become free.
     waiting: VecDeque<(Key, u16)>,
+    /// How many of them, by pool.
+    waiting_in: Vec<u32>,
     /// A connection has become free since they were looked at.
     freed: bool,
     /// Servers that have failed since their last success: that one is told, the others need not be.
@@ -30,8 +32,9 @@ struct Rest {
 }
 
 impl Shelf {
-    pub(super) fn new(servers: usize) -> Shelf {
+    pub(super) fn new(servers: usize, pools: usize) -> Shelf {
         Shelf {
+            waiting_in: vec![0; pools],
             idle: (0..servers).map(|_| Vec::new()).collect(),
             soured: vec![false; servers],
             ..Shelf::default()
@@ -56,8 +59,20 @@ impl Shelf {
 }
 
 impl<I: Io, D: Dialect> Shard<I, D> {
-    /// Picks a server for the session's next call and a connection to it.
+    /// Begins the session's next call, if it is its turn: who has waited longer for a connection of
+    /// this pool comes first, or else a session with much to say would keep one for itself.
     pub(super) fn begin_call(&mut self, key: Key) {
+        let pool = self
+            .clients
+            .get(key)
+            .and_then(|client| client.session.pool());
+        let waits = pool.is_some_and(|pool| self.shelf.waiting_in[usize::from(pool)] > 0);
+        self.find_connection(key, waits);
+    }
+
+    /// Picks a server for the session's next call and a connection to it. One that has all the
+    /// connections that it may have is passed over. `waits`: others are before it.
+    fn find_connection(&mut self, key: Key, waits: bool) {
         let Some(client) = self.clients.get(key) else {
             return;
         };
@@ -66,49 +81,61 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if !session.wants_call() || !client.upstream.is_none() {
             return;
         }
-        let (tried, since) = session.attempt().map_or((&[][..], now), |attempt| {
-            (&attempt.tried[..], attempt.since)
-        });
-        let wish = Wish {
-            tried,
-            last: None,
-            hash: hash_of(&self.fleet.pools[usize::from(pool)], session),
-            desperate: now.since(since) > 0,
-        };
-        let server = match self.fleet.choose(pool, wish, now, &mut self.core.rng) {
-            Ok(server) => server,
-            Err(none) => {
-                let nobody = match none {
-                    NoChoice::AllTried => Nobody::AllTried,
-                    NoChoice::NoneUsable => Nobody::NoneUsable,
-                    NoChoice::Empty => Nobody::Empty,
-                };
-                return self.call(key, Event::NoServer(nobody));
+        let attempt = session.attempt();
+        let mut tried = attempt.map_or_else(Vec::new, |attempt| attempt.tried.clone());
+        let desperate = attempt.is_some_and(|attempt| now.since(attempt.since) > 0);
+        let hash = hash_of(&self.fleet.pools[usize::from(pool)], session);
+        // The first choice, if it has no connection left.
+        let mut full = None;
+        loop {
+            let wish = Wish {
+                tried: &tried,
+                last: None,
+                hash,
+                desperate,
+            };
+            let server = match (self.fleet.choose(pool, wish, now, &mut self.core.rng), full) {
+                (Ok(server), _) => server,
+                (Err(_), Some(first)) => return self.wait_at(key, first),
+                (Err(none), None) => {
+                    let nobody = match none {
+                        NoChoice::AllTried => Nobody::AllTried,
+                        NoChoice::NoneUsable => Nobody::NoneUsable,
+                        NoChoice::Empty => Nobody::Empty,
+                    };
+                    return self.call(key, Event::NoServer(nobody));
+                }
+            };
+            if waits {
+                return self.wait_at(key, server);
             }
-        };
-        if let Some(upstream) = self.take_idle(server) {
-            self.call(key, Event::Dialling { server });
-            self.call(key, Event::Connected);
-            return self.put_call(key, upstream);
+            if let Some(upstream) = self.take_idle(server) {
+                self.call(key, Event::Dialling { server });
+                self.call(key, Event::Connected);
+                return self.put_call(key, upstream);
+            }
+            let max = self.fleet.pools[usize::from(pool)].connections.max;
+            let shared = &self.fleet.servers[usize::from(server)].shared;
+            if shared.try_connect(max) {
+                return self.dial_for_call(key, pool, server);
+            }
+            // One that rests on another shard is asked for.
+            for shard in (0..self.shards).filter(|shard| *shard != self.index) {
+                self.io.send(shard, Mail::Permit { server });
+            }
+            full = full.or(Some(server));
+            tried.push(server);
         }
-        let max = self.fleet.pools[usize::from(pool)].connections.max;
-        if self.fleet.servers[usize::from(server)]
-            .shared
-            .try_connect(max)
-        {
-            return self.dial_for_call(key, pool, server);
-        }
-        // One that rests on another shard is asked for.
-        for shard in (0..self.shards).filter(|shard| *shard != self.index) {
-            self.io.send(shard, Mail::Permit { server });
-        }
-        let queue = self.fleet.pools[usize::from(pool)].connections.queue;
-        if !self.fleet.servers[usize::from(server)]
-            .shared
-            .try_wait(queue)
-        {
+    }
+
+    /// The session stands in line, unless too many do.
+    fn wait_at(&mut self, key: Key, server: u16) {
+        let place = &self.fleet.servers[usize::from(server)];
+        let queue = self.fleet.pools[usize::from(place.pool)].connections.queue;
+        if !place.shared.try_wait(queue) {
             return self.call(key, Event::NoServer(Nobody::Busy));
         }
+        self.shelf.waiting_in[usize::from(place.pool)] += 1;
         self.shelf.waiting.push_back((key, server));
         self.want_chores(QUEUE_PAUSE);
     }
@@ -278,27 +305,31 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
-    /// Those whose call waits for a connection.
+    /// Those whose call waits for a connection, each pool's in their order.
     pub(super) fn serve_waiting(&mut self) {
         self.shelf.freed = false;
-        for _ in 0..self.shelf.waiting.len() {
-            let Some((key, server)) = self.shelf.waiting.pop_front() else {
-                break;
-            };
-            self.fleet.servers[usize::from(server)].shared.waited();
-            let before = self.shelf.waiting.len();
-            self.begin_call(key);
-            self.perform(key);
-            if self.shelf.waiting.len() > before {
-                // Still none: who waited longest stays first.
-                if planted!(WaitingLost) {
-                    self.shelf.waiting.pop_back();
-                    break;
-                }
-                self.shelf.waiting.rotate_right(1);
-                break;
+        let mut line = std::mem::take(&mut self.shelf.waiting);
+        let mut rest = VecDeque::new();
+        let mut stuck = vec![false; self.fleet.pools.len()];
+        for (key, server) in line.drain(..) {
+            let place = &self.fleet.servers[usize::from(server)];
+            let pool = usize::from(place.pool);
+            if stuck[pool] {
+                rest.push_back((key, server));
+                continue;
             }
+            place.shared.waited();
+            self.shelf.waiting_in[pool] -= 1;
+            self.find_connection(key, false);
+            self.perform(key);
+            // Still none: nor is there one for those behind it.
+            stuck[pool] = !self.shelf.waiting.is_empty();
+            if planted!(WaitingLost) {
+                self.shelf.waiting.clear();
+            }
+            rest.append(&mut self.shelf.waiting);
         }
+        self.shelf.waiting = rest;
         if !self.shelf.waiting.is_empty() {
             self.want_chores(QUEUE_PAUSE);
         }

@@ -192,12 +192,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.io.answer(ticket, Answer::Sessions { rows, next });
             }
             Mail::Drain { ms } => self.begin_drain(ms),
-            Mail::Stop => {
-                self.clear_shelf();
-                self.stop_probes();
-                self.state = State::Stopped;
-            }
+            Mail::Stop => self.stop(),
         }
+    }
+
+    /// Nothing rests, nothing is asked, no more turns.
+    fn stop(&mut self) {
+        self.clear_shelf();
+        self.stop_probes();
+        self.state = State::Stopped;
     }
 
     fn post_answer(&mut self, answer: Option<(u16, Mail)>) {
@@ -406,7 +409,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let late = elapsed >= window;
         let wanted = u64::from(drain.total) * u64::from(elapsed) / u64::from(window.max(1));
         if elapsed >= drain.ms || self.clients.len() == self.lists.graves.len() {
-            self.state = State::Stopped;
+            self.stop();
             return self.stop_all();
         }
         if late && let Some(drain) = &mut self.chores.drain {

@@ -134,7 +134,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// A shard that has not turned yet.
     pub fn new(plan: Plan, mut io: I) -> Shard<I, D> {
         let now = io.now().tick;
-        let servers = plan.fleet.servers.len();
+        let (servers, pools) = (plan.fleet.servers.len(), plan.fleet.pools.len());
         let stats = Stats::new(plan.fleet.pools.len(), plan.fleet.servers.len());
         let core = Core {
             now,
@@ -174,7 +174,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 ..Lists::default()
             },
             chores: chores::Chores::default(),
-            shelf: calls::Shelf::new(servers),
+            shelf: calls::Shelf::new(servers, pools),
             directory: directory::Directory::new(plan.secret),
             notes: Vec::new(),
             probes,
