@@ -8,7 +8,7 @@ use super::dialect::Head;
 use super::search::Failed;
 use super::vocab::{Action, Life, Loss, Nobody, Verdict};
 use super::{Ctx, Kept, Phase, Session};
-use crate::kit::Chain;
+use crate::kit::{Chain, Tick};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::{HeadWriter, simple_response};
 use crate::wire::head::{HeadError, HeadLimits, Request};
@@ -18,6 +18,8 @@ use crate::wire::upgrade::{self, Forward};
 pub(super) struct Exchange {
     method: Box<str>,
     upload: Upload,
+    /// When it was read.
+    since: Tick,
     /// The client speaks HTTP/1.1: it understands chunks.
     modern: bool,
     /// It means to send another request.
@@ -98,6 +100,7 @@ impl Session {
                 done: body.is_done(),
                 body,
             },
+            since: ctx.now,
             modern: request.minor_version == 1,
             keep: request.keeps_alive(),
             spent: false,
@@ -325,7 +328,7 @@ impl Session {
         ctx.actions.push(Action::FlushClient);
         ctx.tally
             .request_times
-            .record(u64::from(ctx.now.since(self.bound_at)));
+            .record(u64::from(ctx.now.since(exchange.since)));
         // A request that was not taken whole leaves a connection that nobody can use again.
         let keep = keep && exchange.upload.done;
         ctx.actions.push(Action::Release { keep });
