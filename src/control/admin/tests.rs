@@ -183,6 +183,8 @@ impl Stand {
     }
 
     fn told(&self) -> Vec<String> {
+        // Changes are mailed and not waited for; a question stands behind them in the same box.
+        self.get("/metrics");
         std::mem::take(&mut self.scene.lock().unwrap().told)
     }
 
