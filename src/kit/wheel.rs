@@ -21,10 +21,9 @@ struct Node<T> {
     /// Whose it is, or was.
     owner: T,
     due: Tick,
+    /// The node before it, or [`HEAD`] and the number of its list; `NIL` while it is free.
     prev: u32,
     next: u32,
-    /// `NIL` while it is free.
-    list: u32,
 }
 
 /// Four levels of 64 lists: 64 ms, 4 s, 4.4 min, 4.7 h; what is due later waits in the last level
@@ -66,7 +65,7 @@ impl<T: Copy> Wheel<T> {
     /// Moves an armed timer to another moment.
     pub fn move_to(&mut self, timer: Timer, due: Tick) {
         debug_assert!(
-            self.nodes[timer.0 as usize].list != NIL,
+            self.nodes[timer.0 as usize].prev != NIL,
             "a timer that is not armed"
         );
         self.unlink(timer.0);
@@ -77,7 +76,7 @@ impl<T: Copy> Wheel<T> {
     /// Disarms a timer; its id is void from here on.
     pub fn disarm(&mut self, timer: Timer) {
         debug_assert!(
-            self.nodes[timer.0 as usize].list != NIL,
+            self.nodes[timer.0 as usize].prev != NIL,
             "a timer that is not armed"
         );
         self.unlink(timer.0);
@@ -188,7 +187,7 @@ impl<T: Copy> Wheel<T> {
         let list = self.list_of(self.nodes[id as usize].due);
         let head = self.heads[list as usize];
         let node = &mut self.nodes[id as usize];
-        (node.list, node.prev, node.next) = (list, NIL, head);
+        (node.prev, node.next) = (HEAD | list, head);
         if head != NIL {
             self.nodes[head as usize].prev = id;
         }
@@ -197,26 +196,28 @@ impl<T: Copy> Wheel<T> {
     }
 
     fn unlink(&mut self, id: u32) {
-        let Node {
-            prev, next, list, ..
-        } = self.nodes[id as usize];
-        if prev == NIL {
-            self.heads[list as usize] = next;
-        } else {
-            self.nodes[prev as usize].next = next;
-        }
+        let Node { prev, next, .. } = self.nodes[id as usize];
         if next != NIL {
             self.nodes[next as usize].prev = prev;
         }
-        if self.heads[list as usize] == NIL {
-            self.filled[list as usize / LISTS_PER_LEVEL] &=
-                !(1 << (list as usize % LISTS_PER_LEVEL));
+        if prev & HEAD == 0 {
+            self.nodes[prev as usize].next = next;
+            return;
+        }
+        let list = prev & !HEAD;
+        self.heads[list as usize] = next;
+        if next == NIL {
+            self.clear_filled(list);
         }
     }
 
     fn take_list(&mut self, list: u32) -> u32 {
-        self.filled[list as usize / LISTS_PER_LEVEL] &= !(1 << (list as usize % LISTS_PER_LEVEL));
+        self.clear_filled(list);
         std::mem::replace(&mut self.heads[list as usize], NIL)
+    }
+
+    fn clear_filled(&mut self, list: u32) {
+        self.filled[list as usize / LISTS_PER_LEVEL] &= !(1 << (list as usize % LISTS_PER_LEVEL));
     }
 
     fn take_node(&mut self, owner: T) -> u32 {
@@ -224,10 +225,10 @@ impl<T: Copy> Wheel<T> {
             self.nodes.push(Node {
                 owner,
                 due: Tick(0),
-                prev: NIL,
+                prev: HEAD,
                 next: NIL,
-                list: 0,
             });
+            debug_assert!(self.nodes.len() < HEAD as usize);
             return self.nodes.len() as u32 - 1;
         }
         let id = self.free;
@@ -236,7 +237,7 @@ impl<T: Copy> Wheel<T> {
     }
 
     fn release(&mut self, id: u32) {
-        self.nodes[id as usize].list = NIL;
+        self.nodes[id as usize].prev = NIL;
         self.nodes[id as usize].next = self.free;
         self.free = id;
         self.armed -= 1;
@@ -249,6 +250,8 @@ const LISTS_PER_LEVEL: usize = 1 << BITS;
 const LISTS: usize = LEVELS * LISTS_PER_LEVEL;
 const MASK: u32 = LISTS_PER_LEVEL as u32 - 1;
 const NIL: u32 = u32::MAX;
+/// Marks the number of a list where else the number of a node stands.
+const HEAD: u32 = 1 << 31;
 
 #[cfg(test)]
 mod tests {
