@@ -1,8 +1,8 @@
 //! Who has which ClientId. Each id has a home shard, by a keyed hash, that knows the owner: a push
 //! lands on any shard and finds its client by two mails, without a lock.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hasher;
 
 use super::mail::Mail;
 use crate::kit::Key;
@@ -17,7 +17,8 @@ pub struct Seat {
 /// The ids whose home is this shard.
 pub(super) struct Directory {
     secret: (u64, u64),
-    owners: HashMap<u64, Owner, BuildHasherDefault<AsItIs>>,
+    /// A tree: it grows by a leaf, where a table would copy itself under all clients at once.
+    owners: BTreeMap<u64, Owner>,
     waiting: HashMap<u64, VecDeque<Seat>>,
 }
 
@@ -56,7 +57,7 @@ impl Directory {
     pub fn new(secret: (u64, u64)) -> Directory {
         Directory {
             secret,
-            owners: HashMap::default(),
+            owners: BTreeMap::new(),
             waiting: HashMap::new(),
         }
     }
@@ -124,26 +125,6 @@ impl Directory {
     fn give(&mut self, id: u64, seat: Seat) -> (u16, Mail) {
         self.owners.insert(id, Owner::new(seat, false));
         (seat.shard, Mail::Reserved { id, key: seat.key })
-    }
-}
-
-/// The ids are hashes already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
     }
 }
 
