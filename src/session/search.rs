@@ -3,7 +3,7 @@
 use super::attempt::{Attempt, back_off};
 use super::dialect::{Accepted, Answer};
 use super::vocab::{Action, End, Kind, Life, Loss, Nobody, Verdict};
-use super::{Ctx, Leg, Phase, Session};
+use super::{Ctx, Flags, Leg, Number, Phase, Session};
 use crate::wire::frame::Sender;
 use crate::wire::scan::Scanner;
 use crate::wire::upgrade;
@@ -12,14 +12,14 @@ impl Session {
     /// Gives the session its pool, whose settings count from here on.
     pub fn join(&mut self, pool: u16) {
         debug_assert_eq!(self.phase, Phase::Greeting, "a session keeps its pool");
-        self.pool = Some(pool);
+        self.pool = Number(pool);
     }
 
     pub(super) fn on_routed(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase != Phase::Greeting || self.pool.is_none() {
+        if self.phase != Phase::Greeting || self.pool().is_none() {
             return;
         }
-        let upgrade = self.kept.as_ref().is_some_and(|kept| kept.key.is_some());
+        let upgrade = self.kept.as_ref().is_some_and(|kept| kept.has_key());
         match (ctx.settings.kind, upgrade) {
             (Kind::WebSocket, true) => {
                 self.keep_lines(ctx);
@@ -45,8 +45,8 @@ impl Session {
 
     pub(super) fn on_dialling(&mut self, server: u16, ctx: &mut Ctx<'_>) {
         let deadline = ctx.now.after(ctx.settings.connect);
-        if self.flags.bridged {
-            self.server = Some(server);
+        if self.flags.contains(Flags::BRIDGED) {
+            self.server = Number(server);
             self.on_call_begun(ctx);
         }
         let Some(attempt) = &mut self.attempt else {
@@ -58,17 +58,17 @@ impl Session {
         if !attempt.tried.contains(&server) {
             attempt.tried.push(server);
         }
-        self.server = Some(server);
+        self.server = Number(server);
         self.want_by(deadline, ctx);
     }
 
     pub(super) fn on_connected(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.bridged {
+        if self.flags.contains(Flags::BRIDGED) {
             self.on_call_connected(ctx);
         }
         let span = match self.phase {
             Phase::Admitting => ctx.settings.handshake,
-            _ if self.flags.bridged => ctx.settings.response,
+            _ if self.flags.contains(Flags::BRIDGED) => ctx.settings.response,
             _ => ctx.settings.handshake,
         };
         let deadline = ctx.now.after(span);
@@ -90,7 +90,7 @@ impl Session {
         if self.phase == Phase::Serving {
             return self.on_no_exchange(nobody, ctx);
         }
-        if self.flags.bridged && self.attempt.is_none() {
+        if self.flags.contains(Flags::BRIDGED) && self.attempt.is_none() {
             return self.on_no_call(ctx);
         }
         let Some(attempt) = &mut self.attempt else {
@@ -104,7 +104,9 @@ impl Session {
                 self.deny(502, "no server answered as it should", ctx);
             }
             (Phase::Held, Nobody::AllTried)
-                if attempt.all_refused && !attempt.tried.is_empty() && !self.flags.bridged =>
+                if attempt.all_refused
+                    && !attempt.tried.is_empty()
+                    && !self.flags.contains(Flags::BRIDGED) =>
             {
                 self.end(End::Refused, ctx);
             }
@@ -149,7 +151,7 @@ impl Session {
 
     /// The server wants no permessage-deflate that a replay could live with: once more without.
     pub(super) fn dial_again_plain(&mut self, ctx: &mut Ctx<'_>) {
-        let (Some(attempt), Some(server)) = (&mut self.attempt, self.server) else {
+        let (Some(attempt), Some(server)) = (&mut self.attempt, self.server.known()) else {
             return;
         };
         attempt.plain = true;
@@ -173,7 +175,7 @@ impl Session {
             return;
         };
         ctx.actions.push(Action::Report(Verdict::Success));
-        self.flags.processed = accepted.processed;
+        self.flags.set(Flags::PROCESSED, accepted.processed);
         self.upstream_pulse.answered(ctx.now);
         self.bound_at = ctx.now;
         self.unconfirmed_since = ctx.now;
@@ -220,11 +222,11 @@ impl Session {
         ctx.chunks.push(&mut self.out, &response);
         self.scanner = Scanner::new(Sender::Client, accepted.deflate.is_some());
         // From now on a server is offered exactly what the client has.
-        kept.protocol = accepted.protocol.map(String::into_boxed_str);
+        kept.set_protocol(accepted.protocol.as_deref());
         kept.deflate = accepted.deflate;
         self.client_pulse.answered(ctx.now);
         self.failures = 0;
-        self.flags.opened = true;
+        self.flags.insert(Flags::OPENED);
         self.want_by(
             self.client_pulse
                 .next_look(ctx.settings.ping, ctx.settings.pong),

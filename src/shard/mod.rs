@@ -1,5 +1,5 @@
 //! Knows one core's share: keys, queues, deadlines, budgets, pairs, accounts.
-//! Imports: std, hdrhistogram, log, crate::kit, crate::session, crate::fleet.
+//! Imports: std, bitflags, hdrhistogram, log, crate::kit, crate::session, crate::fleet.
 //! Never: mio, std::net::Tcp, std::time, crate::wire, crate::net, crate::sim, crate::control.
 //!
 //! One thread, one poll, one slab of clients, one of upstreams, one chunk store, one timer wheel, one
@@ -385,17 +385,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return self.io.close(socket);
         }
         let session = Session::new(self.core.rng.next_u128(), peer, self.core.now);
-        let bits = Bits {
-            writable: true,
-            ..Bits::default()
-        };
         let upstream = Key::NONE;
         let client = Client {
             session,
             socket: Some(socket),
             upstream,
             timer: Timer::NONE,
-            bits,
+            bits: Bits::WRITABLE,
         };
         let inserted = self.clients.insert(client);
         debug_assert_eq!(inserted, key);
@@ -523,4 +519,4 @@ const _: () = {
 
 /// Bytes of both slots of a session.
 #[cfg(all(not(debug_assertions), target_pointer_width = "64"))]
-const SLOTS_MAX: usize = 400;
+const SLOTS_MAX: usize = 384;

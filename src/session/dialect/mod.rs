@@ -67,60 +67,107 @@ pub struct Dial<'a> {
     pub head_max: usize,
 }
 
-/// What is kept of a client's request, so that the next server can be asked the same.
+/// What is kept of a client's request, so that the next server can be asked the same. In one piece,
+/// for there is one per session.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// The request target, then the header lines, in one piece: there is one per session.
+    /// Target, subprotocols, key and header lines, without anything between them.
     text: Box<[u8]>,
     target_len: u32,
-    /// The subprotocols offered; once a server has chosen, that one alone.
-    pub protocol: Option<Box<str>>,
+    protocol_len: u32,
+    key_len: u8,
     /// What was offered of permessage-deflate; once agreed, exactly that.
     pub deflate: Option<Deflate>,
-    /// The client's Sec-WebSocket-Key, until its 101 is made.
-    pub key: Option<Box<[u8; 24]>>,
 }
 
 impl Kept {
     /// Keeps a target and header lines.
     pub fn new(target: &str, lines: &[u8]) -> Kept {
-        Kept {
-            text: [target.as_bytes(), lines].concat().into_boxed_slice(),
-            target_len: target.len() as u32,
-            ..Kept::default()
-        }
+        let mut kept = Kept::default();
+        kept.set(target, lines);
+        kept
+    }
+
+    /// Keeps what an upgrade asks for, too.
+    pub fn ask(&mut self, protocols: &str, key: &str, deflate: Option<Deflate>) {
+        let [target, _, _, lines] = self.parts();
+        *self = Kept::made(
+            [target, protocols.as_bytes(), key.as_bytes(), lines],
+            deflate,
+        );
     }
 
     /// The request target.
     pub fn target(&self) -> &str {
-        // Targets are visible ASCII (wire refuses others).
-        std::str::from_utf8(&self.text[..self.target_len as usize]).unwrap_or_default()
+        let [target, ..] = self.parts();
+        words(target)
+    }
+
+    /// The subprotocols offered; once a server has chosen, that one alone.
+    pub fn protocol(&self) -> Option<&str> {
+        let [_, protocol, ..] = self.parts();
+        (!protocol.is_empty()).then(|| words(protocol))
     }
 
     /// Header lines, ready for the wire.
     pub fn lines(&self) -> &[u8] {
-        &self.text[self.target_len as usize..]
+        let [.., lines] = self.parts();
+        lines
+    }
+
+    /// Whether the client waits for a 101: its Sec-WebSocket-Key was not taken.
+    pub fn has_key(&self) -> bool {
+        self.key_len > 0
     }
 
     /// Takes another target and other lines.
     pub fn set(&mut self, target: &str, lines: &[u8]) {
-        self.text = [target.as_bytes(), lines].concat().into_boxed_slice();
-        self.target_len = target.len() as u32;
+        let [_, protocol, key, _] = self.parts();
+        *self = Kept::made([target.as_bytes(), protocol, key, lines], self.deflate);
+    }
+
+    /// Takes another subprotocol, or none.
+    pub fn set_protocol(&mut self, protocol: Option<&str>) {
+        let [target, _, key, lines] = self.parts();
+        let protocol = protocol.unwrap_or_default().as_bytes();
+        *self = Kept::made([target, protocol, key, lines], self.deflate);
     }
 
     /// The client's key, which is needed once; empty if it was taken.
     pub fn take_key(&mut self) -> String {
-        let key = self.key.take();
-        let key = key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-        key.unwrap_or_default().to_string()
+        let [target, protocol, key, lines] = self.parts();
+        let taken = words(key).to_string();
+        *self = Kept::made([target, protocol, b"", lines], self.deflate);
+        taken
     }
 
-    /// Heap bytes, its own included.
+    /// Bytes, its own included.
     pub fn bytes(&self) -> usize {
-        let protocol = self.protocol.as_ref().map_or(0, |text| text.len());
-        let key = self.key.as_ref().map_or(0, |key| key.len());
-        size_of::<Kept>() + self.text.len() + protocol + key
+        size_of::<Kept>() + self.text.len()
     }
+
+    fn parts(&self) -> [&[u8]; 4] {
+        let (target, rest) = self.text.split_at(self.target_len as usize);
+        let (protocol, rest) = rest.split_at(self.protocol_len as usize);
+        let (key, lines) = rest.split_at(usize::from(self.key_len));
+        [target, protocol, key, lines]
+    }
+
+    fn made(parts: [&[u8]; 4], deflate: Option<Deflate>) -> Kept {
+        Kept {
+            text: parts.concat().into_boxed_slice(),
+            target_len: parts[0].len() as u32,
+            protocol_len: parts[1].len() as u32,
+            // A key has 24 bytes (wire refuses others).
+            key_len: parts[2].len() as u8,
+            deflate,
+        }
+    }
+}
+
+/// Targets, subprotocols and keys are visible ASCII (wire refuses others).
+fn words(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// What a dialect understood.
@@ -230,4 +277,27 @@ pub struct Answer {
     pub status: u16,
     /// The whole response, ready for the client; empty on a reconnect, where nobody gets it.
     pub response: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_changes_part_by_part() {
+        let mut kept = Kept::new("/a?b", b"X: 1\r\n");
+        assert_eq!((kept.protocol(), kept.has_key()), (None, false));
+        kept.ask("chat, v2", "dGhlIHNhbXBsZSBub25jZQ==", None);
+        assert_eq!((kept.target(), kept.lines()), ("/a?b", &b"X: 1\r\n"[..]));
+        assert_eq!((kept.protocol(), kept.has_key()), (Some("chat, v2"), true));
+        kept.set("/c", b"");
+        assert_eq!((kept.target(), kept.lines()), ("/c", &b""[..]));
+        assert_eq!(kept.protocol(), Some("chat, v2"));
+        assert_eq!(kept.take_key(), "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(kept.take_key(), "");
+        kept.set_protocol(Some("v2"));
+        assert_eq!((kept.target(), kept.protocol()), ("/c", Some("v2")));
+        kept.set_protocol(None);
+        assert_eq!(kept.bytes(), size_of::<Kept>() + 2);
+    }
 }

@@ -48,7 +48,7 @@ impl Dialect for Ws {
             target,
             dial.kept.lines(),
             &key,
-            dial.kept.protocol.as_deref(),
+            dial.kept.protocol(),
             deflate.as_ref(),
             dial.extra,
         );
@@ -61,7 +61,7 @@ impl Dialect for Ws {
             scanner: Scanner::new(Sender::Server, false),
             hello: Some(Box::new(Hello {
                 key,
-                protocol: dial.kept.protocol.clone(),
+                protocol: dial.kept.protocol().map(Box::from),
                 deflate,
                 pass: dial.pass.to_vec(),
                 head_max: dial.head_max,
