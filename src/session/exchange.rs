@@ -53,6 +53,13 @@ enum Answer {
     },
 }
 
+impl Exchange {
+    /// No other request follows it.
+    pub(super) fn end_here(&mut self) {
+        self.keep = false;
+    }
+}
+
 impl Session {
     /// A plain request came in for an HTTP pool.
     pub(super) fn begin_exchange(&mut self, ctx: &mut Ctx<'_>) {
@@ -102,7 +109,7 @@ impl Session {
             },
             since: ctx.now,
             modern: request.minor_version == 1,
-            keep: request.keeps_alive(),
+            keep: request.keeps_alive() && !self.is_stopping(),
             spent: false,
             failed: false,
             answer: Answer::Awaited,
@@ -224,15 +231,12 @@ impl Session {
         }
     }
 
-    /// The client's framing is broken in the middle of the body: nothing more can be understood.
-    fn fail_upload(&mut self, error: &HeadError, ctx: &mut Ctx<'_>) {
-        let awaited = self
-            .exchange()
-            .is_some_and(|exchange| exchange.answer == Answer::Awaited);
-        if awaited {
-            return self.refuse_head(error, ctx);
+    /// The rest of the body will not come, or can't be understood.
+    pub(super) fn fail_upload(&mut self, error: &HeadError, ctx: &mut Ctx<'_>) {
+        if self.is_answering() {
+            return self.break_off(ctx);
         }
-        self.break_off(ctx);
+        self.refuse_head(error, ctx);
     }
 
     /// The head of the answer.
@@ -354,11 +358,14 @@ impl Session {
             return false;
         }
         self.flags.insert(Flags::HALF);
-        if let Some(exchange) = self.exchange() {
-            exchange.keep = false;
-        }
         self.end_visit_here();
         true
+    }
+
+    /// Whether a part of the answer may have left.
+    pub(super) fn is_answering(&self) -> bool {
+        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
+        exchange.is_some_and(|exchange| exchange.answer != Answer::Awaited)
     }
 
     /// The connection waits for the client's next request, which may lead somewhere else.

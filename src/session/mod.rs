@@ -436,7 +436,7 @@ impl Session {
 
     /// Whether the client's end was begun, by whomever; then nobody needs to begin it again.
     pub fn is_leaving(&self) -> bool {
-        self.leg != Leg::Talking || self.rare.as_ref().is_some_and(|rare| rare.stop.is_some())
+        self.leg != Leg::Talking || self.is_stopping()
     }
 
     /// What must always hold; run after each turn in tests.
@@ -507,6 +507,8 @@ impl Session {
             self.phase,
             Phase::Greeting | Phase::Admitting | Phase::Serving
         );
+        let silent =
+            self.is_answering() || (self.phase == Phase::Greeting && self.stash.is_empty());
         if !matches!(self.phase, Phase::Greeting) {
             let code = match (end, close) {
                 (End::ServerClosed, Some((code, _))) => code,
@@ -519,6 +521,11 @@ impl Session {
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
         match self.leg {
+            // Words of ours would stand inside an answer, or answer what nobody asked.
+            Leg::Talking if unanswered && silent => {
+                self.settle_direct(ctx);
+                self.turn_deaf(ctx);
+            }
             Leg::Talking if unanswered => self.answer_http(end, ctx),
             Leg::Talking => self.close_client(end, close, ctx),
             Leg::Closing | Leg::Closed | Leg::Deaf => {}
@@ -529,6 +536,9 @@ impl Session {
     /// wsteady stops, or an operator ends the session: the client is closed; the server gets the rest
     /// of the journal first, as if the client had left. The second time there is no more patience.
     fn on_stop(&mut self, end: End, ctx: &mut Ctx<'_>) {
+        if end == End::Shutdown && self.finishes_request() {
+            return self.answer_last();
+        }
         let graceful = matches!(end, End::Shutdown | End::Aborted)
             && self.leg == Leg::Talking
             && matches!(self.phase, Phase::Open | Phase::Moving | Phase::Held);
@@ -545,6 +555,28 @@ impl Session {
         ctx.chunks.clear(&mut self.draft);
         self.close_client(end, Some((code, reason)), ctx);
         self.take_leave_as(end, code, reason, ctx);
+    }
+
+    /// Shutting down: the plain request at hand is the connection's last.
+    pub fn answer_last(&mut self) {
+        self.rare().stop = Some(End::Shutdown);
+        self.end_visit_here();
+    }
+
+    /// A plain request that has begun is answered first, and is the connection's last. The second
+    /// time there is no more patience.
+    fn finishes_request(&self) -> bool {
+        let begun = match self.phase {
+            Phase::Greeting => !self.stash.is_empty(),
+            Phase::Serving => true,
+            _ => false,
+        };
+        begun && self.leg == Leg::Talking && !self.is_stopping()
+    }
+
+    /// Whether it ends with what is under way.
+    fn is_stopping(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.stop.is_some())
     }
 
     /// Counts what was never confirmed and says so, once.

@@ -80,7 +80,7 @@ impl Session {
             id: id.into(),
             verb,
             body,
-            keep: request.keeps_alive(),
+            keep: request.keeps_alive() && !self.is_stopping(),
             asked: false,
         })
     }
@@ -139,10 +139,14 @@ impl Session {
         self.visit().is_some_and(|visit| visit.asked)
     }
 
-    /// Nothing follows the request that is asked.
+    /// The request under way, if there is one, is the connection's last.
     pub(super) fn end_visit_here(&mut self) {
-        if let Some(visit) = self.rare.as_mut().and_then(|rare| rare.visit.as_mut()) {
+        let Some(rare) = &mut self.rare else { return };
+        if let Some(visit) = &mut rare.visit {
             visit.keep = false;
+        }
+        if let Some(exchange) = &mut rare.exchange {
+            exchange.end_here();
         }
     }
 
@@ -271,10 +275,11 @@ impl Session {
         if !late {
             return;
         }
+        let error = HeadError::new(408, "the request did not arrive in time");
         if self.is_exchanging() {
-            ctx.actions.push(Action::HangUpUpstream { say: None });
+            return self.fail_upload(&error, ctx);
         }
-        self.deny(408, "the request did not arrive in time", ctx);
+        self.refuse_head(&error, ctx);
     }
 
     pub(super) fn request_ends_at(&self, ctx: &Ctx<'_>) -> Option<Tick> {

@@ -76,33 +76,44 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     fn route(&mut self, key: Key, asking: &Asking) {
-        let event = if !self.chores.accepting || self.state != State::Running {
-            Event::Denied {
+        let bridge = self.fleet.bridge().filter(|_| {
+            let push = &self.core.house.push_path;
+            // A path of its own, or all plain requests that no route leads elsewhere.
+            !asking.upgrade && push != "/" && asking.path.starts_with(push.as_str())
+        });
+        let pool = bridge.or_else(|| self.fleet.route(&asking.path, &asking.host, asking.upgrade));
+        let event = match pool {
+            _ if !self.takes(asking.upgrade, pool) => Event::Denied {
                 status: 503,
                 reason: "no new clients are taken now",
-            }
-        } else {
-            let bridge = self.fleet.bridge().filter(|_| {
-                let push = &self.core.house.push_path;
-                // A path of its own, or all plain requests that no route leads elsewhere.
-                !asking.upgrade && push != "/" && asking.path.starts_with(push.as_str())
-            });
-            let pool =
-                bridge.or_else(|| self.fleet.route(&asking.path, &asking.host, asking.upgrade));
-            match pool {
-                Some(pool) => {
-                    if let Some(client) = self.clients.get_mut(key) {
-                        client.session.join(pool);
+            },
+            Some(pool) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.session.join(pool);
+                    if self.state == State::Draining {
+                        client.session.answer_last();
                     }
-                    Event::Routed
                 }
-                None => Event::Denied {
-                    status: 404,
-                    reason: "no route",
-                },
+                Event::Routed
             }
+            None => Event::Denied {
+                status: 404,
+                reason: "no route",
+            },
         };
         self.call(key, event);
+    }
+
+    /// Whether such a request is served now. A drain still answers what is no session; a pause of
+    /// accepting still lets an API speak to the clients that are here.
+    fn takes(&self, upgrade: bool, pool: Option<u16>) -> bool {
+        let push =
+            |pool: u16| self.fleet.pools[usize::from(pool)].kind == crate::fleet::Kind::Bridge;
+        match self.state {
+            State::Running => self.chores.accepting || (!upgrade && pool.is_some_and(push)),
+            State::Draining => !upgrade,
+            State::Stopped => false,
+        }
     }
 
     /// Picks a server for the session and begins to connect.
