@@ -5,15 +5,19 @@
 
 mod accept;
 mod api;
+mod check;
 mod echo;
 mod frame;
 mod http;
 mod link;
 mod mirror;
 mod process;
+mod reasons;
 mod relay;
+mod run;
 mod sys;
 mod threads;
+mod timer;
 mod units;
 mod upgrade;
 mod utf8;
