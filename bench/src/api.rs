@@ -1,8 +1,9 @@
-//! An HTTP API as one behind a bridge is: it admits every client and sends messages back.
+//! An HTTP API as one behind a bridge is: it admits every client and sends messages back. Behind an
+//! HTTP pool, GET is answered with as much as is asked for.
 
 use crate::accept::{ACCEPTS_MAX, Acceptor};
+use crate::check::{LABEL_BYTES, Label};
 use crate::link::{Filled, Link};
-
 use crate::{http, sys, threads, units};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
@@ -14,9 +15,10 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Run an HTTP/1.1 API for bridges, which sends every message back.
+/// Run an HTTP/1.1 API for bridges and HTTP pools, which sends every message back.
 ///
 /// On any path, GET and DELETE are answered `ok`, and POST with its own body and Content-Type.
+/// With --body, GET is answered with so many bytes that depend on the label of `http`'s request.
 /// Connections are kept; each answer is one write. It prints `listening on ADDR` once it does.
 #[derive(clap::Args)]
 pub struct Args {
@@ -36,6 +38,9 @@ pub struct Args {
     /// Answer POST with an empty body: there is nothing for the client
     #[arg(long)]
     silent: bool,
+    /// Answer GET with so many bytes instead of `ok`, at least 32 (then it admits no bridged client)
+    #[arg(long, value_name = "BYTES", value_parser = body_size)]
+    body: Option<usize>,
 }
 
 /// Serves until the process is ended.
@@ -46,17 +51,30 @@ pub fn run(args: &Args) -> io::Result<()> {
     let manners = Manners {
         latency: args.latency,
         silent: args.silent,
+        body: args.body,
     };
     threads::serve(args.listen, args.threads, args.cpu, move |listen| {
         Server::new(listen, manners)
     })
 }
 
-/// How POST is answered.
+/// How requests are answered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manners {
     latency: Option<Latency>,
     silent: bool,
+    body: Option<usize>,
+}
+
+#[cfg(test)]
+impl Manners {
+    /// GET is answered with so many bytes.
+    pub fn with_body(bytes: usize) -> Self {
+        Self {
+            body: Some(bytes),
+            ..Self::default()
+        }
+    }
 }
 
 /// The shortest and the longest delay.
@@ -73,6 +91,14 @@ fn latency(text: &str) -> Result<Latency, String> {
         return Err("the first time must not be the longer one".to_string());
     }
     Ok(Latency { min, max })
+}
+
+fn body_size(text: &str) -> Result<usize, String> {
+    let size = units::size(text)?;
+    if size < LABEL_BYTES {
+        return Err(format!("it must be at least {LABEL_BYTES}"));
+    }
+    Ok(size)
 }
 
 /// One thread's listener and connections.
@@ -93,6 +119,8 @@ struct Desk {
     chance: Chance,
     input: Box<[u8]>,
     output: Vec<u8>,
+    /// The body of an answer to GET.
+    body: Vec<u8>,
 }
 
 impl Server {
@@ -117,6 +145,7 @@ impl Server {
                 chance: Chance::new(),
                 input: vec![0; INPUT_BYTES].into(),
                 output: Vec::new(),
+                body: vec![0; manners.body.unwrap_or_default()],
             },
         })
     }
@@ -284,6 +313,7 @@ impl Connection {
             manners: desk.manners,
             chance: &mut desk.chance,
             out: &mut desk.output,
+            body: &mut desk.body,
             close: self.closing.is_some(),
         };
         let input = &desk.input[..count];
@@ -317,6 +347,7 @@ struct Answers<'a> {
     manners: Manners,
     chance: &'a mut Chance,
     out: &'a mut Vec<u8>,
+    body: &'a mut [u8],
     /// The last one is written.
     close: bool,
 }
@@ -351,6 +382,10 @@ impl Answers<'_> {
         let (status, body) = match request.method {
             "POST" if self.manners.silent => ("200 OK", &b""[..]),
             "POST" => ("200 OK", &*request.body),
+            "GET" if self.manners.body.is_some() => {
+                label(request.target).write(self.body);
+                ("200 OK", &*self.body)
+            }
             "GET" | "DELETE" => ("200 OK", &b"ok"[..]),
             // Its answer must not have a body, so HEAD is among these, too.
             _ => (
@@ -362,6 +397,16 @@ impl Answers<'_> {
         let content_type = own.unwrap_or(b"text/plain; charset=utf-8");
         http::answer(self.out, status, content_type, body, request.close);
     }
+}
+
+/// The label at the end of a target, or one that nobody expects.
+fn label(target: &str) -> Label {
+    let last = target.as_bytes().last_chunk();
+    last.and_then(Label::decode).unwrap_or(Label {
+        connection: u32::MAX,
+        sequence: 0,
+        due: 0,
+    })
 }
 
 /// Xorshift: a delay needs no better.
@@ -458,15 +503,15 @@ mod tests {
         let latency = latency("1ms..20ms").unwrap();
         let slow = Manners {
             latency: Some(latency),
-            silent: false,
+            ..Manners::default()
         };
         for manners in [Manners::default(), slow] {
             assert_eq!(bodies(&talk(manners, &pieces)), expected);
             assert_eq!(bodies(&talk(manners, &[script.as_bytes()])), expected);
         }
         let silent = Manners {
-            latency: None,
             silent: true,
+            ..Manners::default()
         };
         let heard = talk(silent, &[script.as_bytes()]);
         assert_eq!(bodies(&heard), ["ok", "", "", "ok"]);
@@ -483,6 +528,26 @@ mod tests {
     }
 
     #[test]
+    fn a_get_brings_the_message_that_its_target_names() {
+        let manners = Manners::with_body(body_size("1KiB").unwrap());
+        let label = Label {
+            connection: 7,
+            sequence: 1 << 33,
+            due: 9,
+        };
+        let name = String::from_utf8(label.encode().to_vec()).unwrap();
+        let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n");
+        let named = get(&format!("/x?a=b&{name}"));
+        let asked = format!("{named}\r\n{}Connection: close\r\n\r\n", get("/x"));
+        let bodies = bodies(&talk(manners, &[asked.as_bytes()]));
+        let mut expected = vec![0; 1024];
+        label.write(&mut expected);
+        assert_eq!(bodies[0].as_bytes(), expected);
+        assert_eq!((bodies.len(), bodies[1].len()), (2, 1024));
+        assert!(body_size("31").is_err());
+    }
+
+    #[test]
     fn a_delay_is_within_its_bounds() {
         let bounds = latency("30ms..40ms").unwrap();
         let mut chance = Chance::new();
@@ -491,7 +556,7 @@ mod tests {
         assert!(drawn.iter().any(|delay| *delay != drawn[0]));
         let manners = Manners {
             latency: Some(bounds),
-            silent: false,
+            ..Manners::default()
         };
         let since = Instant::now();
         let asked = post("x").replace("Host", "Connection: close\r\nHost");

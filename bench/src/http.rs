@@ -1,4 +1,4 @@
-//! Just enough of HTTP/1.1 (RFC 9112) for the API behind a bridge and for pushes in front of it.
+//! Just enough of HTTP/1.1 (RFC 9112) for the server behind a proxy and for clients in front of it.
 //! What is ambiguous is refused: a proxy that smuggles must not look as if it worked.
 
 use std::borrow::Cow;
@@ -8,6 +8,7 @@ use std::io::Write;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     pub method: &'a str,
+    pub target: &'a str,
     pub content_type: Option<&'a [u8]>,
     pub body: Cow<'a, [u8]>,
     /// No other request follows it.
@@ -58,6 +59,7 @@ pub fn request(bytes: &[u8]) -> Result<Option<Request<'_>>, &'static str> {
     };
     Ok(body.map(|(body, body_bytes)| Request {
         method,
+        target,
         content_type: head.content_type,
         body,
         close: head.close,
@@ -220,7 +222,8 @@ mod tests {
             }
             let followed = format!("{text}GET /");
             let request = request(followed.as_bytes()).unwrap().unwrap();
-            assert_eq!((request.method, &*request.body), ("POST", &b"hello"[..]));
+            assert_eq!((request.method, request.target), ("POST", "/c1"));
+            assert_eq!(&*request.body, b"hello");
             assert_eq!(request.content_type, Some(&b"text/plain"[..]));
             assert_eq!((request.bytes, request.close), (text.len(), false));
         }

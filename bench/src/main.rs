@@ -1,19 +1,25 @@
-//! Measures WebSocket proxies: `relay` is the floor they are compared with, `echo` the server
+//! Measures WebSocket and HTTP proxies: `relay` is the floor they are compared with, `echo` the server
 //! behind them, `ws` the clients in front of them, which check every byte that comes back. `api`
-//! and `push` are the two sides that a bridge has beside its clients.
+//! and `push` are the two sides that a bridge has beside its clients, and `http` are the clients of
+//! plain requests.
 #![deny(unsafe_code)]
 
 mod accept;
 mod api;
+mod check;
 mod echo;
 mod frame;
 mod http;
 mod link;
 mod mirror;
 mod process;
+mod reasons;
 mod relay;
+mod requests;
+mod run;
 mod sys;
 mod threads;
+mod timer;
 mod units;
 mod upgrade;
 mod utf8;
@@ -28,6 +34,7 @@ fn main() -> ExitCode {
         Command::Echo(args) => echo::run(&args).map(|()| true),
         Command::Api(args) => api::run(&args).map(|()| true),
         Command::Ws(args) => ws::run(&args),
+        Command::Http(args) => requests::run(&args),
         Command::Push(args) => ws::push::run(&args),
     };
     match result {
@@ -40,14 +47,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Load and measurement for WebSocket proxies.
+/// Load and measurement for WebSocket and HTTP proxies.
 ///
 /// A comparison has three processes: `wsteady-bench echo` is the server, a proxy (or
 /// `wsteady-bench relay`, the cheapest one there can be) stands in front of it, and
 /// `wsteady-bench ws` is any number of clients. `scripts/bench-proxy` runs them for several
 /// proxies in turns and writes a report. For a bridge from WebSocket to HTTP, `wsteady-bench api`
 /// is the server, `ws --bridge` are the clients, `push` sends to them from the other side, and
-/// `scripts/bench-bridge` compares.
+/// `scripts/bench-bridge` compares. For HTTP, `wsteady-bench http` are the clients of `wsteady-bench
+/// api --body SIZE`, through a proxy or not; the same script compares those.
 #[derive(Parser)]
 #[command(name = "wsteady-bench", version, max_term_width = 100)]
 struct Cli {
@@ -61,5 +69,6 @@ enum Command {
     Echo(echo::Args),
     Api(api::Args),
     Ws(Box<ws::Args>),
+    Http(Box<requests::Args>),
     Push(Box<ws::push::Args>),
 }

@@ -1,11 +1,11 @@
 //! What Linux must be asked for beside sockets: cores, descriptor tables, limits, listeners.
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 /// Pins the calling thread, and what it starts from now on, to one core.
@@ -71,7 +71,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// A kernel before Linux 4.2.
 #[allow(unsafe_code)]
-pub fn bind_address_only(socket: &Socket) -> io::Result<()> {
+fn bind_address_only(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = size_of_val(&on) as libc::socklen_t;
     // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads `length`
@@ -92,6 +92,32 @@ pub fn bind_address_only(socket: &Socket) -> io::Result<()> {
     }
 }
 
+/// Begins to connect, from `source` if one is given; the poller says when it is done.
+///
+/// # Errors
+/// Those of the kernel that come at once.
+pub fn connect(target: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let Some(source) = source else {
+        let socket = TcpStream::connect(target)?;
+        socket.set_nodelay(true)?;
+        return Ok(socket);
+    };
+    let socket = Socket::new(
+        Domain::for_address(target),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    bind_address_only(&socket)?;
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+const EINPROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
 /// The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 

@@ -8,7 +8,7 @@ use super::dialect::Head;
 use super::search::Failed;
 use super::vocab::{Action, Life, Loss, Nobody, Verdict};
 use super::{Ctx, Flags, Kept, Number, Phase, Session};
-use crate::kit::{Chain, Tick};
+use crate::kit::{Chain, Chunks, Spot, Tick};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::{HeadWriter, simple_response};
 use crate::wire::head::{HeadError, HeadLimits, Request};
@@ -171,6 +171,35 @@ impl Session {
         }
         out.extend_from_slice(b"\r\n");
         Some(())
+    }
+
+    /// What has come of the body goes with the head, over a connection that stands: one write less
+    /// here, and one read less at the server. A request that could be sent again keeps it: what has
+    /// left can't be taken back. Chunks are framed anew where they are read.
+    pub fn compose_upload(&mut self, chunks: &mut Chunks, out: &mut Vec<u8>) {
+        if !self.flags.contains(Flags::REACHED) || self.phase != Phase::Serving {
+            return;
+        }
+        let rare = self.rare.as_mut();
+        let Some(exchange) = rare.and_then(|rare| rare.exchange.as_deref_mut()) else {
+            return;
+        };
+        let upload = &mut exchange.upload;
+        if upload.done || upload.chunked || is_harmless(&exchange.method) {
+            return;
+        }
+        let mut used = 0;
+        for bytes in chunks.slices(&self.stash, Spot::FRONT) {
+            let Ok(BodyStep::Data(range)) = upload.body.step(bytes) else {
+                break;
+            };
+            debug_assert_eq!(range.start, 0, "a body of known length has no framing");
+            out.extend_from_slice(&bytes[range.clone()]);
+            used += range.end;
+        }
+        chunks.drop_front(&mut self.stash, used);
+        exchange.spent |= used > 0;
+        upload.done = upload.body.is_done();
     }
 
     /// The server's connection stands, and all that was handed on has left: more is wanted.
@@ -394,10 +423,7 @@ impl Session {
             ctx.actions.push(Action::Report(Verdict::Failure));
             return self.break_off(ctx);
         }
-        let harmless = matches!(
-            &*exchange.method,
-            "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
-        );
+        let harmless = is_harmless(&exchange.method);
         let again = !exchange.spent && (!reached || (harmless && loss != Loss::TimedOut));
         ctx.tally.requests_failed += 1;
         if again {
@@ -451,6 +477,11 @@ impl Session {
         self.settle_direct(ctx);
         self.turn_deaf(ctx);
     }
+}
+
+/// Whether doing it twice means no harm (RFC 9110 9.2.2).
+fn is_harmless(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }
 
 /// Until tripped servers are asked, in ms.

@@ -212,6 +212,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         core.first_bytes.clear();
         let bytes = &mut core.first_bytes;
         let said = client.session.compose_call(&to, &core.chunks, bytes);
+        let need = bytes.len() + client.session.stashed();
+        if said && slot.bits.contains(Bits::DONE) && core.chunks.room(need) {
+            client.session.compose_upload(&mut core.chunks, bytes);
+        }
         let fits = said && core.chunks.room(core.first_bytes.len());
         if fits {
             core.chunks.push(&mut slot.spill, &core.first_bytes);

@@ -1,11 +1,12 @@
 //! One client connection: it dials, upgrades, talks, checks, and closes.
 
-use super::check::{Arrival, Label, Sequence};
+use super::Plan;
 use super::push::{Lent, Pushers};
 use super::tally::Tally;
-use super::{Clock, Plan};
+use crate::check::{Arrival, Label, Sequence};
 use crate::frame::{self, Header, Reader, Sender, Step};
 use crate::link::{Filled, Link};
+use crate::run::Clock;
 use crate::upgrade;
 use mio::event::Event;
 use std::io;

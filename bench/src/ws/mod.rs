@@ -1,26 +1,21 @@
 //! Clients that check what comes back, and the thread that measures meanwhile.
 
-mod check;
 mod connection;
 pub mod push;
 mod report;
 mod tally;
 mod worker;
 
-use crate::frame;
-use crate::process::{self, Sample};
-use crate::sys;
-use crate::units::{self, nanos};
-use indicatif::{ProgressBar, ProgressStyle};
-use report::{Measured, Report};
+use crate::run::{self, Shape};
+use crate::units;
+use crate::{check, frame, sys};
+use report::Report;
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tally::Tally;
 
 /// Open WebSocket connections, send messages, check every echo, and measure.
@@ -130,34 +125,16 @@ fn run_with(args: &Args, push: Option<push::How>) -> io::Result<bool> {
     sys::pin(args.cpu)?;
     let limit = sys::raise_descriptor_limit();
     let plan = Plan::new(args, push, limit).map_err(io::Error::other)?;
-    // The first sample comes before the first connect.
-    let before = args.proxy_pid.map(Sample::read).transpose()?;
-    let shared = Shared::new(plan.threads);
-    let (sums, measured) = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..plan.threads)
-            .map(|index| {
-                let (plan, shared) = (&plan, &shared);
-                scope.spawn(move || {
-                    let tally = worker::run(plan, index, shared);
-                    // However it ended: nobody waits for a thread that is gone.
-                    shared.gone.fetch_add(1, Release);
-                    tally
-                })
-            })
-            .collect();
-        let measured = measure(&plan, &shared, before, args);
-        shared.failed.store(measured.is_err(), Release);
-        shared.close.store(true, Release);
-        let mut sums = Tally::new();
-        for thread in threads {
-            sums.add(
-                &thread
-                    .join()
-                    .map_err(|_| io::Error::other("a thread died"))??,
-            );
-        }
-        Ok::<_, io::Error>((sums, measured?))
-    })?;
+    let watch = run::Watch {
+        pid: args.proxy_pid,
+        quiet: args.quiet,
+    };
+    let work = |index, shared: &run::Shared| worker::run(&plan, index, shared);
+    let (tallies, measured) = run::conduct(&plan.shape, watch, work)?;
+    let mut sums = Tally::new();
+    for tally in &tallies {
+        sums.add(tally);
+    }
     let report = Report::new(args, &plan, &sums, &measured);
     if let Some(path) = &args.json {
         let mut text = serde_json::to_string_pretty(&report)?;
@@ -173,53 +150,6 @@ fn run_with(args: &Args, push: Option<push::How>) -> io::Result<bool> {
     Ok(report.faults.is_empty())
 }
 
-/// Samples the process and the counters at the window's edges while the workers work.
-fn measure(
-    plan: &Plan,
-    shared: &Shared,
-    before: Option<Sample>,
-    args: &Args,
-) -> io::Result<Measured> {
-    let bar = Bar::new(args.quiet);
-    let sample = || args.proxy_pid.map(Sample::read).transpose();
-    let mut measured = Measured {
-        before,
-        ..Measured::default()
-    };
-    let opening = Instant::now();
-    while shared.sum(|one| &one.opened) + shared.sum(|one| &one.failed) < plan.total.into() {
-        bar.opening(shared, plan);
-        shared.check()?;
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    measured.connect_seconds = opening.elapsed().as_secs_f64();
-    let start = shared.clock.now();
-    shared.start.store(start, Release);
-    let (from, until) = plan.window(start);
-    let over = |now| now >= until || shared.draining.load(Relaxed) == plan.threads;
-    bar.wait(shared, plan, start, |now| now >= from || over(now))?;
-    // Processor time is read on its own: to walk a process's memory disturbs it.
-    let cpu = || args.proxy_pid.map(process::cpu).transpose();
-    let (cpu_from, echoes_from, time_from) = (cpu()?, shared.echoes(), shared.clock.now());
-    bar.wait(shared, plan, start, over)?;
-    let (cpu_until, echoes_until, time_until) = (cpu()?, shared.echoes(), shared.clock.now());
-    measured.steady = sample()?;
-    measured.steady_connections = shared
-        .sum(|one| &one.opened)
-        .saturating_sub(shared.sum(|one| &one.closed));
-    measured.window_seconds = (time_until - time_from) as f64 / 1e9;
-    measured.window_echoes = echoes_until - echoes_from;
-    measured.cpu = cpu_from
-        .zip(cpu_until)
-        .map(|(from, until)| (until.0 - from.0, until.1 - from.1));
-    shared.close.store(true, Release);
-    while shared.gone.load(Relaxed) < plan.threads {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    measured.after = sample()?;
-    Ok(measured)
-}
-
 /// What is to be done, worked out from the arguments; the same for all threads.
 #[derive(Clone)]
 pub struct Plan {
@@ -231,8 +161,7 @@ pub struct Plan {
     nonce: Option<u64>,
     /// Messages go to the proxy over HTTP and come back by WebSocket.
     pub push: Option<push::How>,
-    pub total: u32,
-    pub threads: usize,
+    pub shape: Shape,
     pub size: usize,
     pub opcode: u8,
     pub rate: Option<f64>,
@@ -245,14 +174,12 @@ pub struct Plan {
     pub connect_timeout: Duration,
     pub grace: Duration,
     ramp: Duration,
-    warmup: Duration,
-    duration: Option<Duration>,
     source_addresses: Option<u32>,
 }
 
 impl Plan {
     fn new(args: &Args, push: Option<push::How>, descriptors: u64) -> Result<Self, String> {
-        let (target, host, path) = parse_url(&args.url)?;
+        let (target, host, path) = run::parse_url(&args.url, "ws")?;
         if args.size < check::LABEL_BYTES {
             return Err(format!("--size must be at least {}", check::LABEL_BYTES));
         }
@@ -267,13 +194,7 @@ impl Plan {
         }
         let pushers = push.as_ref().map_or(0, |push| push.connections as u64);
         // A thread's own descriptors beside its connections are few; 64 leave room for them.
-        let room = descriptors.saturating_sub(64 + pushers).max(1);
-        let needed = u64::from(args.connections).div_ceil(room);
-        let threads = args.threads.map_or(needed, u64::from);
-        if threads < needed {
-            let limit = format!("{descriptors} descriptors per thread");
-            return Err(format!("{limit}: --threads must be at least {needed}"));
-        }
+        let threads = run::threads(args.connections, args.threads, 64 + pushers, descriptors)?;
         let limited = args.messages.is_some() && !args.idle;
         let default = (!limited).then_some(Duration::from_secs(10));
         let warmup = if limited {
@@ -287,8 +208,14 @@ impl Plan {
             path,
             nonce: (args.bridge || push.is_some()).then(nonce),
             push,
-            total: args.connections,
-            threads: (threads as usize).min(args.connections as usize),
+            shape: Shape {
+                total: args.connections,
+                threads,
+                warmup: args.warmup.unwrap_or(warmup),
+                duration: args.duration.or(default),
+                counted: "echoes",
+                doing: if args.idle { "resting" } else { "measuring" },
+            },
             size: args.size,
             opcode: if args.text {
                 frame::TEXT
@@ -305,21 +232,8 @@ impl Plan {
             connect_timeout: args.connect_timeout,
             grace: args.grace,
             ramp: args.ramp.unwrap_or_default(),
-            warmup: args.warmup.unwrap_or(warmup),
-            duration: args.duration.or(default),
             source_addresses: args.source_addresses,
         })
-    }
-
-    /// Connections of thread `index`.
-    pub fn share(&self, index: usize) -> usize {
-        let total = self.total as usize;
-        total / self.threads + usize::from(index < total % self.threads)
-    }
-
-    /// The number, among all, of a thread's own `local`-th connection.
-    pub fn number(&self, local: usize, index: usize) -> u32 {
-        (local * self.threads + index) as u32
     }
 
     /// What a connection asks for: the URL's path, with its own id if it is bridged.
@@ -340,8 +254,8 @@ impl Plan {
 
     /// When that connection is to be dialled.
     pub fn opening(&self, local: usize, index: usize) -> u64 {
-        let number = u128::from(self.number(local, index));
-        (self.ramp.as_nanos() * number / u128::from(self.total)) as u64
+        let number = u128::from(self.shape.number(local, index));
+        (self.ramp.as_nanos() * number / u128::from(self.shape.total)) as u64
     }
 
     /// The address it is dialled from.
@@ -351,187 +265,11 @@ impl Plan {
             Ipv4Addr::LOCALHOST.to_bits() + 1 + number % addresses,
         ))
     }
-
-    /// From when to when messages are measured, if they began to flow at `start`.
-    pub fn window(&self, start: u64) -> (u64, u64) {
-        let from = start.saturating_add(nanos(self.warmup));
-        (
-            from,
-            self.duration
-                .map_or(u64::MAX, |time| from.saturating_add(nanos(time))),
-        )
-    }
 }
 
 /// A number nobody else has, from the standard library's random seeds.
 fn nonce() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-/// The target, the Host header and the path of `ws://host:port/path`.
-fn parse_url(url: &str) -> Result<(SocketAddr, String, String), String> {
-    let rest = url
-        .strip_prefix("ws://")
-        .ok_or("--url must begin with ws://")?;
-    let split = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (host, path) = rest.split_at(split);
-    let path = if path.starts_with('/') {
-        path.to_string()
-    } else {
-        format!("/{path}")
-    };
-    if path
-        .bytes()
-        .chain(host.bytes())
-        .any(|byte| byte <= b' ' || byte == b'#' || byte >= 0x7f)
-    {
-        return Err("--url has a character that must be percent-encoded".to_string());
-    }
-    let has_port = host
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let address = if has_port {
-        host.to_string()
-    } else {
-        format!("{host}:80")
-    };
-    let mut found = address
-        .to_socket_addrs()
-        .map_err(|error| format!("{address}: {error}"))?;
-    let target = found
-        .next()
-        .ok_or_else(|| format!("{address} has no address"))?;
-    Ok((target, host.to_string(), path))
-}
-
-/// Time since the run began, the same for all threads.
-#[derive(Clone, Copy)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// Nanoseconds.
-    pub fn now(&self) -> u64 {
-        nanos(self.0.elapsed())
-    }
-}
-
-/// The few words that threads share.
-pub struct Shared {
-    pub clock: Clock,
-    /// When messages may flow; 0 until then.
-    pub start: AtomicU64,
-    /// Threads whose traffic is over.
-    pub draining: AtomicUsize,
-    /// The last sample is taken: connections may be closed.
-    pub close: AtomicBool,
-    /// The run cannot be finished: whatever a thread is doing, it ends.
-    pub failed: AtomicBool,
-    gone: AtomicUsize,
-    pub progress: Vec<Progress>,
-}
-
-/// One thread's counters, written by it alone. A cache line each.
-#[derive(Default)]
-#[repr(align(64))]
-pub struct Progress {
-    pub opened: AtomicU64,
-    pub failed: AtomicU64,
-    pub closed: AtomicU64,
-    pub echoes: AtomicU64,
-}
-
-impl Shared {
-    fn new(threads: usize) -> Self {
-        Self {
-            clock: Clock(Instant::now()),
-            start: AtomicU64::new(0),
-            draining: AtomicUsize::new(0),
-            close: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
-            gone: AtomicUsize::new(0),
-            progress: (0..threads).map(|_| Progress::default()).collect(),
-        }
-    }
-
-    fn sum(&self, counter: impl Fn(&Progress) -> &AtomicU64) -> u64 {
-        self.progress
-            .iter()
-            .map(|one| counter(one).load(Relaxed))
-            .sum()
-    }
-
-    fn echoes(&self) -> u64 {
-        self.sum(|one| &one.echoes)
-    }
-
-    /// A thread that is gone before the end has failed; its error comes with the join.
-    fn check(&self) -> io::Result<()> {
-        if self.gone.load(Relaxed) > 0 {
-            return Err(io::Error::other("a thread ended early"));
-        }
-        Ok(())
-    }
-}
-
-/// Progress on a terminal; nothing anywhere else.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new(quiet: bool) -> Self {
-        let bar = if quiet {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::new(0)
-        };
-        let style = ProgressStyle::with_template("{prefix:10} [{bar:40}] {msg}");
-        bar.set_style(style.expect("a constant template").progress_chars("=> "));
-        Self(bar)
-    }
-
-    fn opening(&self, shared: &Shared, plan: &Plan) {
-        let (opened, failed) = (shared.sum(|one| &one.opened), shared.sum(|one| &one.failed));
-        self.0.set_prefix("connecting");
-        self.0.set_length(plan.total.into());
-        self.0.set_position(opened + failed);
-        self.0
-            .set_message(format!("{} open, {failed} failed", units::grouped(opened)));
-    }
-
-    /// Waits for `over`, looking often enough to meet the window's edge within a millisecond.
-    fn wait(
-        &self,
-        shared: &Shared,
-        plan: &Plan,
-        start: u64,
-        over: impl Fn(u64) -> bool,
-    ) -> io::Result<()> {
-        let (_, until) = plan.window(start);
-        let (mut seen, mut since) = (shared.echoes(), shared.clock.now());
-        while !over(shared.clock.now()) {
-            shared.check()?;
-            let now = shared.clock.now();
-            if now - since >= 200_000_000 {
-                let echoes = shared.echoes();
-                let rate = (echoes - seen) as f64 * 1e9 / (now - since) as f64;
-                self.0
-                    .set_prefix(if plan.idle { "resting" } else { "measuring" });
-                self.0.set_length(until.saturating_sub(start) / 1_000_000);
-                self.0.set_position((now - start) / 1_000_000);
-                self.0
-                    .set_message(format!("{} echoes/s", units::grouped(rate as u64)));
-                (seen, since) = (echoes, now);
-            }
-            let left = until.saturating_sub(now).max(100_000);
-            std::thread::sleep(Duration::from_nanos(left).min(Duration::from_millis(5)));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Messages from the other side of a bridge: POSTed to the proxy, checked at its WebSockets.
 
-use super::check::Label;
+use super::Plan;
 use super::tally::Tally;
-use super::{Clock, Plan};
+use crate::check::Label;
 use crate::link::{Filled, Link};
+use crate::run::Clock;
 use crate::{frame, http};
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -117,7 +118,7 @@ impl Pushers {
     /// Sends the message, or lets it wait for its turn.
     pub fn push(&mut self, label: Label, lent: &mut Lent<'_>) {
         // Neighbours of one thread are `threads` apart.
-        let index = label.connection as usize / lent.plan.threads % self.each.len();
+        let index = label.connection as usize / lent.plan.shape.threads % self.each.len();
         self.each[index].waiting.push_back(label);
         self.go_on(index, lent);
     }

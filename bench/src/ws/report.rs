@@ -3,27 +3,14 @@
 use super::tally::Tally;
 use super::{Args, Plan};
 use crate::process::Sample;
+use crate::reasons::Reasons;
+use crate::run::Measured;
 use crate::units::{bytes, grouped, latency};
 use crate::upgrade;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
-
-/// What the measuring thread saw.
-#[derive(Default)]
-pub struct Measured {
-    pub before: Option<Sample>,
-    /// At the end of the window, all connections open.
-    pub steady: Option<Sample>,
-    pub after: Option<Sample>,
-    pub steady_connections: u64,
-    pub connect_seconds: f64,
-    pub window_seconds: f64,
-    pub window_echoes: u64,
-    /// Seconds of the watched process in the window: user, system.
-    pub cpu: Option<(f64, f64)>,
-}
 
 /// The result. Every name is unique in it, at any depth but in `process`, so that even `sed`
 /// can read it.
@@ -89,8 +76,8 @@ pub struct Report {
     proxy_pss_per_connection: Option<f64>,
     process: BTreeMap<&'static str, Sample>,
 
-    /// What went wrong on connections, in words, and how often.
-    reasons: BTreeMap<String, u64>,
+    /// What went wrong on connections.
+    reasons: Reasons,
     /// Why the exit status is not 0.
     pub faults: Vec<String>,
 
@@ -105,7 +92,7 @@ impl Report {
         };
         let pushes = plan.push.is_some();
         let cpu = measured.cpu.map(|(user, system)| user + system);
-        let millions = measured.window_echoes as f64 / 1e6;
+        let millions = measured.window_count as f64 / 1e6;
         let growth = |size: fn(&Sample) -> u64| {
             let (before, steady) = (measured.before.as_ref()?, measured.steady.as_ref()?);
             let connections = measured.steady_connections;
@@ -124,8 +111,8 @@ impl Report {
                 (None, true) => "idle",
                 (None, false) => "closed-loop",
             },
-            connections: plan.total,
-            threads: plan.threads,
+            connections: plan.shape.total,
+            threads: plan.shape.threads,
             message_bytes: plan.size,
             request_head_bytes: upgrade::request(&plan.host, &plan.path(0)).0.len(),
             target_rate: plan.rate,
@@ -136,8 +123,8 @@ impl Report {
             connect_p50_us: micros(&sums.connect, 0.5),
             connect_p99_us: micros(&sums.connect, 0.99),
             window_seconds: measured.window_seconds,
-            window_echoes: measured.window_echoes,
-            echoes_per_second: measured.window_echoes as f64 / measured.window_seconds,
+            window_echoes: measured.window_count,
+            echoes_per_second: measured.window_count as f64 / measured.window_seconds,
             latency_p50_us: micros(&sums.latency, 0.5),
             latency_p90_us: micros(&sums.latency, 0.9),
             latency_p99_us: micros(&sums.latency, 0.99),
@@ -169,7 +156,7 @@ impl Report {
             proxy_user_seconds: measured.cpu.map(|(user, _)| user),
             proxy_system_seconds: measured.cpu.map(|(_, system)| system),
             proxy_cpu_seconds_per_million: cpu
-                .filter(|_| measured.window_echoes > 0)
+                .filter(|_| measured.window_count > 0)
                 .map(|seconds| seconds / millions),
             proxy_bytes_per_connection: growth(|sample| sample.anonymous_bytes),
             proxy_pss_per_connection: growth(|sample| sample.pss_bytes),
@@ -287,7 +274,7 @@ impl fmt::Display for Report {
             grouped(self.pings_answered),
         )?;
         self.fmt_proxy(out)?;
-        for (reason, count) in &self.reasons {
+        for (reason, count) in self.reasons.iter() {
             write!(out, "\n             {}x {reason}", grouped(*count))?;
         }
         Ok(())

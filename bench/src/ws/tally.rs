@@ -1,8 +1,8 @@
 //! What a thread counts. Threads share nothing while they run; sums are made at the end.
 
-use super::check::Verdict;
+use crate::check::Verdict;
+use crate::reasons::Reasons;
 use hdrhistogram::Histogram;
-use std::collections::BTreeMap;
 
 /// One thread's counts, or the sum of several.
 pub struct Tally {
@@ -39,8 +39,7 @@ pub struct Tally {
     pub connect: Histogram<u64>,
     /// Which messages count in `latency`: those due in `[from, until)`.
     pub window: (u64, u64),
-    /// What went wrong, in words, and how often.
-    pub reasons: BTreeMap<String, u64>,
+    pub reasons: Reasons,
 }
 
 impl Tally {
@@ -71,7 +70,7 @@ impl Tally {
             push: histogram(),
             connect: histogram(),
             window: (u64::MAX, u64::MAX),
-            reasons: BTreeMap::new(),
+            reasons: Reasons::default(),
         }
     }
 
@@ -82,17 +81,17 @@ impl Tally {
 
     pub fn connect_failed(&mut self, reason: &str) {
         self.connect_failed += 1;
-        self.reason(&format!("connect: {reason}"));
+        self.reasons.count(&format!("connect: {reason}"));
     }
 
     pub fn closed_early(&mut self, reason: &str) {
         self.closed_early += 1;
-        self.reason(reason);
+        self.reasons.count(reason);
     }
 
     pub fn closed_badly(&mut self, reason: &str) {
         self.closed_badly += 1;
-        self.reason(&format!("closing: {reason}"));
+        self.reasons.count(&format!("closing: {reason}"));
     }
 
     pub fn pushed(&mut self, due: u64, now: u64) {
@@ -104,7 +103,7 @@ impl Tally {
 
     pub fn push_failed(&mut self, reason: &str) {
         self.push_failed += 1;
-        self.reason(&format!("push: {reason}"));
+        self.reasons.count(&format!("push: {reason}"));
     }
 
     /// Counts a verdict; `true` if a message came back that was still out.
@@ -167,24 +166,12 @@ impl Tally {
         self.lateness.add(&other.lateness).expect(same);
         self.push.add(&other.push).expect(same);
         self.connect.add(&other.connect).expect(same);
-        for (reason, count) in &other.reasons {
-            *self.reasons.entry(reason.clone()).or_default() += count;
-        }
-    }
-
-    fn reason(&mut self, reason: &str) {
-        // Close reasons come from the peer, so their number is bounded here.
-        if self.reasons.contains_key(reason) || self.reasons.len() < REASONS_MAX {
-            *self.reasons.entry(reason.to_string()).or_default() += 1;
-        } else {
-            *self.reasons.entry("others".to_string()).or_default() += 1;
-        }
+        self.reasons.add(&other.reasons);
     }
 }
 
 /// Longer ones count as a minute.
 const LATENCY_MAX: u64 = 60_000_000_000;
-const REASONS_MAX: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -218,15 +205,5 @@ mod tests {
         tally.latency(2_000, 2_001);
         assert_eq!(tally.latency.len(), 1);
         assert!(tally.latency.max() >= 48_000);
-    }
-
-    #[test]
-    fn reasons_stay_few() {
-        let mut tally = Tally::new();
-        for number in 0..100 {
-            tally.closed_early(&format!("reason {number}"));
-        }
-        assert_eq!(tally.reasons.len(), REASONS_MAX + 1);
-        assert_eq!(tally.reasons["others"], 100 - REASONS_MAX as u64);
     }
 }

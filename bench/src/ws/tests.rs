@@ -283,31 +283,12 @@ fn what_was_due_in_time_is_sent_even_late() {
 }
 
 #[test]
-fn urls_are_taken_apart() {
-    let parts = parse_url("ws://127.0.0.1:9000/a/b?c=d").unwrap();
-    assert_eq!(parts.0, "127.0.0.1:9000".parse().unwrap());
-    assert_eq!(
-        (parts.1.as_str(), parts.2.as_str()),
-        ("127.0.0.1:9000", "/a/b?c=d")
-    );
-    assert_eq!(parse_url("ws://[::1]:7?x").unwrap().2, "/?x");
-    assert_eq!(parse_url("ws://127.0.0.1").unwrap().0.port(), 80);
-    for wrong in [
-        "http://127.0.0.1",
-        "ws://127.0.0.1:1/a b",
-        "ws://127.0.0.1:1/\r\nX: y",
-    ] {
-        assert!(parse_url(wrong).is_err(), "{wrong}");
-    }
-}
-
-#[test]
 fn connections_are_shared_out_without_gaps() {
     let line = "--url ws://127.0.0.1:1 --connections 10 --threads 3 --ramp 1s --source-addresses 4";
     let plan = Plan::new(&args(line), None, 20_000).unwrap();
     let mut numbers: Vec<u32> = (0..3)
-        .flat_map(|index| (0..plan.share(index)).map(move |local| (local, index)))
-        .map(|(local, index)| plan.number(local, index))
+        .flat_map(|index| (0..plan.shape.share(index)).map(move |local| (local, index)))
+        .map(|(local, index)| plan.shape.number(local, index))
         .collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..10).collect::<Vec<u32>>());
@@ -315,5 +296,5 @@ fn connections_are_shared_out_without_gaps() {
     assert_eq!(plan.source(0), Some(Ipv4Addr::new(127, 0, 0, 2)));
     assert_eq!(plan.source(7), Some(Ipv4Addr::new(127, 0, 0, 5)));
     let many = args("--url ws://127.0.0.1:1 --connections 100000");
-    assert_eq!(Plan::new(&many, None, 20_000).unwrap().threads, 6);
+    assert_eq!(Plan::new(&many, None, 20_000).unwrap().shape.threads, 6);
 }

@@ -606,6 +606,49 @@ fn a_post_goes_on_to_another_server_if_the_first_never_heard_of_it() {
 }
 
 #[test]
+fn a_body_that_came_with_its_head_goes_on_with_it() {
+    let web = Web::raw(|raw, seen, number| {
+        loop {
+            let some = |bytes: &[u8]| (!bytes.is_empty()).then(|| bytes.to_vec());
+            let Some(first) = raw.wait(Duration::from_secs(120), some) else {
+                return;
+            };
+            let Ok(request) = read(raw, Side::Request, WAIT) else {
+                return;
+            };
+            let mut seen = seen.lock().unwrap();
+            if !matches!(parse(&first, Side::Request), Parsed::Whole(..)) {
+                seen.bad.push(first.escape_ascii().to_string());
+            }
+            seen.requests.push((number, request.clone()));
+            raw.send(&echoed(&request));
+        }
+    });
+    let proxy = proxy_with(&[&web], json!({ "connections": { "max": 1 } }), json!({}));
+    let mut client = Raw::connect(proxy.address);
+    // It opens the connection: what waits for that is not of interest here.
+    client.send(get("/").as_bytes());
+    assert_eq!(answer(&mut client).body, b"GET / HTTP/1.1\n");
+    let body = [b'b'; 3000];
+    for n in 0..20 {
+        client.send(&post(&format!("/{n}"), &body));
+        let expected = format!("POST /{n} HTTP/1.1\n{}", body.escape_ascii());
+        assert_eq!(answer(&mut client).body, expected.as_bytes());
+    }
+    web.must_be_clean();
+    // What comes later goes later, and what comes behind it is the next request.
+    let two = [post("/a", &body), post("/b", b"hello")].concat();
+    let (start, rest) = two.split_at(1000);
+    client.send(start);
+    std::thread::sleep(Duration::from_millis(50));
+    client.send(rest);
+    assert_eq!(answer(&mut client).body.len(), 3017);
+    assert_eq!(answer(&mut client).body, b"POST /b HTTP/1.1\nhello");
+    assert_eq!(web.connections(), 1);
+    proxy.finish();
+}
+
+#[test]
 fn a_server_that_dies_inside_its_answer_leaves_no_proper_end() {
     let rows: [(&str, &[u8]); 5] = [
         (

@@ -17,7 +17,7 @@ pub struct Label {
 
 impl Label {
     /// Printable, so that the same message may travel as text: 8, 12 and 12 hex digits.
-    fn encode(self) -> [u8; LABEL_BYTES] {
+    pub fn encode(self) -> [u8; LABEL_BYTES] {
         let mut out = [0; LABEL_BYTES];
         hex(&mut out[..8], self.connection.into());
         hex(&mut out[8..20], self.sequence);
@@ -25,7 +25,8 @@ impl Label {
         out
     }
 
-    fn decode(bytes: &[u8; LABEL_BYTES]) -> Option<Self> {
+    /// Reads what `encode` wrote.
+    pub fn decode(bytes: &[u8; LABEL_BYTES]) -> Option<Self> {
         let connection = unhex(&bytes[..8])? as u32;
         Some(Self {
             connection,
