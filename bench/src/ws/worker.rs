@@ -1,24 +1,17 @@
 //! One thread of clients: its poller, its connections, its schedule.
 
+use super::Plan;
 use super::connection::{Connection, Desk, Next};
 use super::push::{Lent, Pushers};
 use super::tally::Tally;
-use super::{Clock, Plan, Shared};
 use crate::link::Link;
+use crate::run::{Clock, Shared};
 use crate::sys;
+use crate::timer::{TIMER, Timer};
 use crate::units::nanos;
-use mio::net::TcpStream;
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
@@ -94,7 +87,7 @@ impl Worker {
             poll,
             events: Some(Events::with_capacity(EVENTS_MAX)),
             timer,
-            connections: Vec::with_capacity(plan.share(index)),
+            connections: Vec::with_capacity(plan.shape.share(index)),
             greeting: VecDeque::new(),
             again: Vec::new(),
             desk,
@@ -122,7 +115,7 @@ impl Worker {
         }
         for event in &events {
             if event.token() == TIMER {
-                self.timer.armed = None;
+                self.timer.on_event();
                 continue;
             }
             if let Some(index) = Pushers::place(event.token()) {
@@ -209,7 +202,7 @@ impl Worker {
         progress
             .failed
             .store(self.desk.tally.connect_failed, Relaxed);
-        progress.echoes.store(self.desk.tally.echoes, Relaxed);
+        progress.done.store(self.desk.tally.echoes, Relaxed);
         progress.closed.store(self.desk.tally.closed_early, Relaxed);
     }
 
@@ -227,7 +220,7 @@ impl Worker {
                 break;
             }
         }
-        let share = self.desk.plan.share(self.index);
+        let share = self.desk.plan.shape.share(self.index);
         let mut next = None;
         while self.connections.len() < share && self.greeting.len() < GREETING_MAX {
             let due = self.desk.plan.opening(self.connections.len(), self.index);
@@ -245,9 +238,9 @@ impl Worker {
 
     fn dial(&mut self) {
         let local = self.connections.len();
-        let number = self.desk.plan.number(local, self.index);
+        let number = self.desk.plan.shape.number(local, self.index);
         let deadline = self.desk.clock.now() + nanos(self.desk.plan.connect_timeout);
-        let socket = connect(self.desk.plan.target, self.desk.plan.source(number));
+        let socket = sys::connect(self.desk.plan.target, self.desk.plan.source(number));
         let registered = socket.and_then(|mut socket| {
             let both = Interest::READABLE | Interest::WRITABLE;
             self.poll
@@ -273,7 +266,7 @@ impl Worker {
         // The schedule's first turn must not wait for the poller.
         self.timer.overdue = true;
         self.start = start;
-        self.desk.tally.window = self.desk.plan.window(start);
+        self.desk.tally.window = self.desk.plan.shape.window(start);
         self.desk.sending = self.desk.plan.rate.is_none();
         self.begin_more();
     }
@@ -299,9 +292,10 @@ impl Worker {
 
     /// Sends what the schedule owes; when the next message is due.
     fn send_due(&mut self, now: u64) -> Option<u64> {
+        self.timer.overdue = false;
         let rate = self.desk.plan.rate?;
         for _ in 0..SENDS_MAX {
-            let place = self.scheduled * self.desk.plan.threads as u64 + self.index as u64;
+            let place = self.scheduled * self.desk.plan.shape.threads as u64 + self.index as u64;
             let due = self.start + (place as f64 * 1e9 / rate) as u64;
             if due >= self.desk.tally.window.1 {
                 self.schedule_done = true;
@@ -382,77 +376,6 @@ impl Worker {
     }
 }
 
-/// A timer of nanoseconds in the poller; epoll's own sleeps in milliseconds.
-struct Timer {
-    fd: OwnedFd,
-    armed: Option<u64>,
-    /// More is due than one turn may do.
-    overdue: bool,
-}
-
-impl Timer {
-    fn new(poll: &Poll) -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        poll.registry()
-            .register(&mut SourceFd(&fd.as_raw_fd()), TIMER, Interest::READABLE)?;
-        Ok(Self {
-            fd,
-            armed: None,
-            overdue: false,
-        })
-    }
-
-    /// Wakes the poller at `due`. Setting it again also clears the last expiry, so that it is
-    /// never read.
-    fn arm(&mut self, due: Option<u64>, now: u64) {
-        let Some(due) = due else { return };
-        if self.armed == Some(due) {
-            return;
-        }
-        let wait = due.saturating_sub(now).max(1);
-        let it_value = Timespec {
-            tv_sec: (wait / 1_000_000_000) as i64,
-            tv_nsec: (wait % 1_000_000_000) as i64,
-        };
-        let it_interval = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let spec = Itimerspec {
-            it_interval,
-            it_value,
-        };
-        // It fails only for values out of range, and then the poller's own sleep still ends.
-        let set = timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &spec);
-        debug_assert!(set.is_ok());
-        self.armed = Some(due);
-    }
-}
-
-fn connect(target: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
-    let Some(source) = source else {
-        let socket = TcpStream::connect(target)?;
-        socket.set_nodelay(true)?;
-        return Ok(socket);
-    };
-    let socket = Socket::new(
-        Domain::for_address(target),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    sys::bind_address_only(&socket)?;
-    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
-    match socket.connect(&target.into()) {
-        Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
-        _ => Ok(TcpStream::from_std(socket.into())),
-    }
-}
-
-const EINPROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
-const TIMER: Token = Token(usize::MAX);
 const EVENTS_MAX: usize = 1024;
 const INPUT_BYTES: usize = 64 * 1024;
 /// Handshakes under way at once in a thread: far below the usual listen backlog of 4,096.
