@@ -86,9 +86,13 @@ impl Session {
     /// Somebody else has this ClientId: upgraded, so that the client hears why, and closed.
     pub(super) fn on_taken(&mut self, ctx: &mut Ctx<'_>) {
         self.flags.remove(Flags::QUEUED);
-        if self.phase != Phase::Admitting || self.leg != Leg::Talking {
-            return;
+        if self.phase == Phase::Admitting && self.leg == Leg::Talking {
+            self.turn_away(1008, "already connected", ctx);
         }
+    }
+
+    /// The client of an id that it can't have is upgraded and closed.
+    fn turn_away(&mut self, code: u16, reason: &str, ctx: &mut Ctx<'_>) {
         let Some(kept) = &mut self.kept else { return };
         let response = upgrade::switching(&kept.take_key(), None, None, &[]);
         ctx.actions.push(Action::Tell(Life::Denied { status: 409 }));
@@ -96,7 +100,7 @@ impl Session {
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
         ctx.chunks.push(&mut self.out, &response);
-        let payload = close::payload(1008, "already connected");
+        let payload = close::payload(code, reason);
         ctx.chunks
             .push(&mut self.out, &control(Opcode::Close, &payload, None));
         self.leg = Leg::Closing;
@@ -107,7 +111,12 @@ impl Session {
 
     /// A newer client has this id: `session.on_duplicate: replace`.
     pub(super) fn on_evicted(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.contains(Flags::BRIDGED) && self.farewell().is_none() {
+        if self.flags.contains(Flags::QUEUED) && self.leg == Leg::Talking {
+            // A newer one came while it waited for the id: that one waits in its place.
+            self.free_id(ctx);
+            let (code, reason) = End::Replaced.close();
+            self.turn_away(code, reason, ctx);
+        } else if self.flags.contains(Flags::BRIDGED) && self.farewell().is_none() {
             self.end(End::Replaced, ctx);
         }
     }

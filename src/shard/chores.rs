@@ -142,8 +142,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
             }
             Mail::Reserve { id, seat, replace } => {
-                let answer = self.directory.reserve(id, seat, replace);
-                self.post_answer(answer);
+                for (shard, mail) in self.directory.reserve(id, seat, replace) {
+                    self.post(usize::from(shard), mail);
+                }
             }
             Mail::Leaving { id, seat } => self.directory.leaving(id, seat),
             Mail::Free { id, seat } => {

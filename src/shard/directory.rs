@@ -76,17 +76,24 @@ impl Directory {
         self.owners.get(&id).map(|owner| owner.seat())
     }
 
-    /// A session wants an id; what is to be sent to whom.
-    pub fn reserve(&mut self, id: u64, seat: Seat, replace: bool) -> Option<(u16, Mail)> {
+    /// A session wants an id; what is to be sent to whom. Who is to replace the owner replaces those
+    /// that wait for it, too.
+    pub fn reserve(&mut self, id: u64, seat: Seat, replace: bool) -> Vec<(u16, Mail)> {
         let Some(owner) = self.owners.get(&id) else {
-            return Some(self.give(id, seat));
+            return vec![self.give(id, seat)];
         };
-        if owner.is_leaving() || replace {
-            let old = (!owner.is_leaving()).then(|| owner.seat());
-            self.waiting.entry(id).or_default().push_back(seat);
-            return old.map(|old| (old.shard, Mail::Evict { key: old.key }));
+        if !owner.is_leaving() && !replace {
+            return vec![(seat.shard, Mail::Taken { key: seat.key })];
         }
-        Some((seat.shard, Mail::Taken { key: seat.key }))
+        let old = (!owner.is_leaving()).then(|| owner.seat());
+        let queue = self.waiting.entry(id).or_default();
+        let mut evicted: Vec<Seat> = old.into_iter().collect();
+        if replace {
+            evicted.extend(queue.drain(..));
+        }
+        queue.push_back(seat);
+        let evict = |old: Seat| (old.shard, Mail::Evict { key: old.key });
+        evicted.into_iter().map(evict).collect()
     }
 
     /// The owner has begun to leave. Only the owner can say so (THREATS V24).
@@ -152,20 +159,28 @@ mod tests {
                 "{who}"
             );
         };
-        reserved(directory.reserve(id, seat(1), false), 1);
+        let evicted = |answers: &[(u16, Mail)], who: &[u32]| {
+            let keys: Vec<Key> = who.iter().map(|who| seat(*who).key).collect();
+            let told = answers.iter().map(|(shard, mail)| match mail {
+                Mail::Evict { key } if *shard == 3 => *key,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(told.collect::<Vec<Key>>(), keys);
+        };
+        reserved(directory.reserve(id, seat(1), false).pop(), 1);
         assert!(matches!(
-            directory.reserve(id, seat(2), false),
-            Some((3, Mail::Taken { .. }))
+            directory.reserve(id, seat(2), false)[..],
+            [(3, Mail::Taken { .. })]
         ));
-        assert!(
-            matches!(directory.reserve(id, seat(3), true), Some((3, Mail::Evict { key })) if key == seat(1).key)
-        );
+        evicted(&directory.reserve(id, seat(6), true), &[1]);
+        // The owner is told once more: it may have been told before it was the owner.
+        evicted(&directory.reserve(id, seat(3), true), &[1, 6]);
         assert_eq!(directory.find(id), Some(seat(1)), "until it has left");
         directory.leaving(id, seat(2));
         assert!(directory.free(id, seat(2)).is_none(), "not the owner");
         directory.leaving(id, seat(1));
-        assert!(directory.reserve(id, seat(4), false).is_none(), "it waits");
-        assert!(directory.reserve(id, seat(5), false).is_none());
+        assert!(directory.reserve(id, seat(4), false).is_empty(), "it waits");
+        assert!(directory.reserve(id, seat(5), false).is_empty());
         assert!(directory.free(id, seat(5)).is_none(), "it waits no more");
         reserved(directory.free(id, seat(1)), 3);
         reserved(directory.free(id, seat(3)), 4);

@@ -1405,6 +1405,42 @@ fn b_d1_b18_with_replace_the_new_client_takes_the_id_after_the_old_ones_delete()
 // ---- The API speaks first ----
 
 #[test]
+fn with_replace_the_newest_of_those_who_wait_is_let_in() {
+    let api = Api::start(|call| match call.method.as_str() {
+        "POST" => echo(call),
+        "DELETE" => Reply::ok().after(ms(500)),
+        _ => Reply::ok(),
+    });
+    let proxy = bridge(
+        &[&api],
+        json!({ "loops": 4, "session": { "on_duplicate": "replace" } }),
+    );
+    let mut old = join(&proxy, "c1");
+    let mut waiting: Vec<Raw> = Vec::new();
+    for _ in 0..4 {
+        let mut next = Raw::connect(proxy.address);
+        next.send(handshake("/c1", "").as_bytes());
+        // In this order, whatever loop each is on.
+        next.silent(ms(50));
+        waiting.push(next);
+    }
+    assert_eq!(old.close_code(WAIT), 4409);
+    old.send_frame(&Frame::close(4409, "").with_key([1; 4]));
+    let mut newest = waiting.pop().expect("four");
+    for mut displaced in waiting {
+        assert_eq!(displaced.head(WAIT).status(), 101);
+        assert_eq!(displaced.close_code(WAIT), 4409);
+    }
+    assert_eq!(newest.head(WAIT).status(), 101);
+    say(&mut newest, "hello");
+    assert_eq!(hear(&mut newest), "hello");
+    let gets = api.calls_by("GET");
+    assert_eq!(gets.len(), 2, "who was displaced was never asked for");
+    drop(newest);
+    finish(proxy, &[&api]);
+}
+
+#[test]
 fn b10_b_d9_pushes_arrive_or_say_why_not() {
     let api = Api::echo();
     let proxy = bridge(&[&api], json!({}));
