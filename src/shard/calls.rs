@@ -46,6 +46,11 @@ impl Shelf {
         self.freed && !self.waiting.is_empty()
     }
 
+    /// Whether calls wait for a connection.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// A connection was closed, or came back.
     pub(super) fn free(&mut self) {
         self.freed = true;
@@ -116,13 +121,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             let max = self.fleet.pools[usize::from(pool)].connections.max;
             let shared = &self.fleet.servers[usize::from(server)].shared;
-            if shared.try_connect(max) {
+            if shared.try_connect(max) || self.take_granted(server) {
                 return self.dial_for_call(key, pool, server);
             }
-            // One that rests on another shard is asked for.
-            for shard in (0..self.shards).filter(|shard| *shard != self.index) {
-                self.io.send(shard, Mail::Permit { server });
-            }
+            self.ask_for_permit(server);
             full = full.or(Some(server));
             tried.push(server);
         }
@@ -245,7 +247,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let clean =
             keep && said && !slot.bits.contains(Bits::ENDED) && !slot.bits.contains(Bits::READABLE);
         let clean = clean || (keep && planted!(DirtyReused));
-        let wanted = self.fleet.servers[server].state != crate::fleet::ServerState::Gone;
+        let place = &self.fleet.servers[server];
+        let wanted = place.state != crate::fleet::ServerState::Gone;
+        let waits = self.shelf.waiting_in[usize::from(place.pool)] > 0;
+        if let Some(shard) = self.creditor(server as u16, waits) {
+            return self.hand_over(upstream, shard);
+        }
         if !(clean && wanted && self.state == State::Running) {
             return self.drop_upstream(upstream);
         }
@@ -257,7 +264,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     /// A connection to this server that rests; the last one used is the first one taken.
-    fn take_idle(&mut self, server: u16) -> Option<Key> {
+    pub(super) fn take_idle(&mut self, server: u16) -> Option<Key> {
         let idle = &mut self.shelf.idle[usize::from(server)];
         while let Some(rest) = idle.pop() {
             self.shelf.count -= 1;
@@ -303,13 +310,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
-    /// Another shard needs a connection that rests here.
-    pub(super) fn give_permit(&mut self, server: u16) {
-        if let Some(upstream) = self.take_idle(server) {
-            self.drop_upstream(upstream);
-        }
-    }
-
     /// Those whose call waits for a connection, each pool's in their order.
     pub(super) fn serve_waiting(&mut self) {
         self.shelf.freed = false;
@@ -335,6 +335,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             rest.append(&mut self.shelf.waiting);
         }
         self.shelf.waiting = rest;
+        self.return_permits();
         if !self.shelf.waiting.is_empty() {
             self.want_chores(QUEUE_PAUSE);
         }

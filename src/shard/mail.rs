@@ -59,8 +59,13 @@ pub enum Mail {
         key: Key,
         pushed: Pushed,
     },
-    /// A connection to this server that rests is to be closed: another shard needs its place.
+    /// Another shard has calls that wait for a connection to this server.
     Permit {
+        server: u16,
+        from: u16,
+    },
+    /// A connection was closed there, so that one may be opened here; it is counted already.
+    Granted {
         server: u16,
     },
     /// From a server's home loop: what its probes say.

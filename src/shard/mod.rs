@@ -16,6 +16,7 @@ mod flush;
 pub mod io;
 pub mod mail;
 pub mod pair;
+mod permits;
 mod probe;
 mod read;
 pub mod stats;
@@ -51,6 +52,7 @@ pub struct Shard<I: Io, D: Dialect> {
     lists: Lists,
     chores: chores::Chores,
     shelf: calls::Shelf,
+    permits: permits::Permits,
     directory: directory::Directory,
     /// Mail to itself.
     notes: Vec<Mail>,
@@ -175,6 +177,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             },
             chores: chores::Chores::default(),
             shelf: calls::Shelf::new(servers, pools),
+            permits: permits::Permits::default(),
             directory: directory::Directory::new(plan.secret),
             notes: Vec::new(),
             probes,

@@ -918,3 +918,34 @@ fn a_full_queue_is_503_with_retry_after() {
     assert_eq!(web.requests().len(), 5);
     proxy.finish();
 }
+
+#[test]
+fn loops_share_a_servers_one_connection() {
+    let web = Web::start(|raw, request| {
+        std::thread::sleep(Duration::from_millis(2));
+        raw.send(&echoed(request))
+    });
+    let pool = json!({ "connections": { "max": 1, "queue": 100 } });
+    let proxy = proxy_with(&[&web], pool, json!({ "loops": 4 }));
+    let (address, end) = (proxy.address, Instant::now() + Duration::from_secs(3));
+    let clients: Vec<_> = (0..16)
+        .map(|name| {
+            std::thread::spawn(move || {
+                let mut client = Raw::connect(address);
+                let mut answers = 0;
+                while Instant::now() < end {
+                    client.send(get(&format!("/{name}/{answers}")).as_bytes());
+                    let want = format!("GET /{name}/{answers} HTTP/1.1\n");
+                    assert_eq!(answer(&mut client).body, want.as_bytes());
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    let answers: Vec<usize> = clients.into_iter().map(|one| one.join().unwrap()).collect();
+    // It goes round: no loop keeps it to itself while others wait.
+    assert!(*answers.iter().min().unwrap() >= 3, "{answers:?}");
+    web.must_be_clean();
+    proxy.finish();
+}

@@ -1,0 +1,116 @@
+//! Connections to a server are counted for the whole process. A shard that has none left, and calls
+//! that wait, asks the others; one of them closes a connection and hands over the right to open one.
+
+use super::{Io, Mail, Shard, State};
+use crate::kit::{Key, Tick};
+use crate::session::Dialect;
+
+/// What this shard owes to others, and what it was given.
+#[derive(Default)]
+pub(super) struct Permits {
+    owed: Vec<Debt>,
+    /// Servers to which a connection may be opened, counted already.
+    granted: Vec<u16>,
+    /// When the others were asked last.
+    asked: Vec<(u16, Tick)>,
+}
+
+/// Another shard wants a connection less here.
+struct Debt {
+    server: u16,
+    shard: u16,
+    since: Tick,
+}
+
+impl<I: Io, D: Dialect> Shard<I, D> {
+    /// All connections to this server are taken: the other shards are asked for one.
+    pub(super) fn ask_for_permit(&mut self, server: u16) {
+        let now = self.core.now;
+        let asked = &mut self.permits.asked;
+        asked.retain(|(_, at)| now.since(*at) < ASK_PAUSE);
+        if asked.iter().any(|(one, _)| *one == server) {
+            return;
+        }
+        asked.push((server, now));
+        let from = self.index as u16;
+        for shard in (0..self.shards).filter(|shard| *shard != self.index) {
+            self.io.send(shard, Mail::Permit { server, from });
+        }
+    }
+
+    /// Another shard needs a connection: one that rests here, or the next one that would.
+    pub(super) fn on_permit_wanted(&mut self, server: u16, from: u16) {
+        if let Some(upstream) = self.take_idle(server) {
+            return self.hand_over(upstream, from);
+        }
+        let known = |debt: &Debt| (debt.server, debt.shard) == (server, from);
+        if !self.permits.owed.iter().any(known) {
+            let since = self.core.now;
+            self.permits.owed.push(Debt {
+                server,
+                shard: from,
+                since,
+            });
+        }
+    }
+
+    /// The shard that gets the permit of a connection whose call is over. `waits`: calls of this
+    /// shard want it as well, and each move costs a new connection.
+    pub(super) fn creditor(&mut self, server: u16, waits: bool) -> Option<u16> {
+        let now = self.core.now;
+        let owed = &mut self.permits.owed;
+        owed.retain(|debt| now.since(debt.since) < DEBT_LIFE);
+        let due = |debt: &Debt| !waits || now.since(debt.since) >= MOVE_PAUSE;
+        let place = owed
+            .iter()
+            .position(|debt| debt.server == server && due(debt))?;
+        Some(owed.remove(place).shard)
+    }
+
+    /// Closes a connection; its permit goes to another shard.
+    pub(super) fn hand_over(&mut self, upstream: Key, to: u16) {
+        let Some(slot) = self.upstreams.get(upstream) else {
+            return;
+        };
+        let server = slot.server;
+        // Counted once more, so that nobody takes it on the way.
+        self.fleet.servers[usize::from(server)].shared.connected();
+        self.drop_upstream(upstream);
+        self.post(usize::from(to), Mail::Granted { server });
+    }
+
+    /// A connection may be opened here.
+    pub(super) fn on_granted(&mut self, server: u16) {
+        self.permits.granted.push(server);
+        if self.state == State::Stopped || !self.shelf.has_waiting() {
+            return self.return_permits();
+        }
+        self.shelf.free();
+    }
+
+    /// Whether a connection may be opened to this server, and is counted already.
+    pub(super) fn take_granted(&mut self, server: u16) -> bool {
+        let granted = &mut self.permits.granted;
+        let place = granted.iter().position(|one| *one == server);
+        place.map(|place| granted.swap_remove(place)).is_some()
+    }
+
+    /// What nobody here had a use for is free for all.
+    pub(super) fn return_permits(&mut self) {
+        for server in self.permits.granted.drain(..) {
+            self.fleet.servers[usize::from(server)]
+                .shared
+                .disconnected();
+        }
+    }
+}
+
+/// How often the others are asked for a connection to one server, in ms.
+const ASK_PAUSE: u32 = 20;
+
+/// How long calls that wait here keep a connection from another shard, in ms: moving one costs a
+/// new connection.
+const MOVE_PAUSE: u32 = 100;
+
+/// What was asked for so long ago, in ms, is not wanted any more.
+const DEBT_LIFE: u32 = 1_000;
