@@ -116,6 +116,7 @@ const EVENTS: &[&str] = &[
     "session: held",
     "session: resumed",
     "session: waited for its id",
+    "shelf: a permit on its way",
     "shelf: all connections taken",
     "shelf: emptied",
     "write: short",

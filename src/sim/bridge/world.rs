@@ -187,6 +187,13 @@ impl World {
         Dialled::Socket(id)
     }
 
+    /// Permits for this server that are in the mail.
+    pub fn granted(&self, api: u16) -> u32 {
+        let mails = self.doors.iter().flat_map(|door| &door.mail);
+        let permit = |mail: &&Mail| matches!(mail, Mail::Granted { server } if *server == api);
+        mails.filter(permit).count() as u32
+    }
+
     pub fn tell_all(&mut self, mail: &Mail) {
         for door in &mut self.doors {
             door.mail.push(mail.clone());
