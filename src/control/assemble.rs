@@ -203,6 +203,7 @@ fn house_of(config: &Config, fleet: &Fleet) -> House {
         trusted: config.trusted_proxies.clone(),
         push_path: push.path.clone(),
         push_allow: pushers(config, fleet),
+        push_apis: Vec::new(),
         push_token: push.token.as_ref().map(|token| token.reveal().to_string()),
     }
 }
