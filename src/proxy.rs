@@ -11,6 +11,7 @@ use log::info;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
 use crate::control::config::Config;
+use crate::control::resolver::{self, Lookup, Resolver};
 use crate::control::switchboard::Switchboard;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Prng};
@@ -25,6 +26,7 @@ pub struct Proxy {
     listening: Vec<SocketAddr>,
     admin_address: SocketAddr,
     admin: AdminServer,
+    resolver: Resolver,
     desk: Arc<Desk>,
     post: Arc<Post>,
     count: usize,
@@ -42,12 +44,18 @@ pub enum StartError {
 impl Proxy {
     /// Starts all loops and the admin server; returns once clients can connect.
     pub fn start(config: Config) -> Result<Proxy, StartError> {
-        Proxy::start_with(config, None)
+        Proxy::start_with(config, None, resolver::system())
     }
 
-    /// As [`start`](Proxy::start), with pages of one's own at the admin address.
-    pub fn start_with(config: Config, annex: Option<Arc<dyn Annex>>) -> Result<Proxy, StartError> {
-        let assembly = assemble(&config).map_err(StartError::Config)?;
+    /// As [`start`](Proxy::start), with pages of one's own at the admin address, and another way to
+    /// the addresses of server names.
+    pub fn start_with(
+        config: Config,
+        annex: Option<Arc<dyn Annex>>,
+        lookup: Lookup,
+    ) -> Result<Proxy, StartError> {
+        let mut assembly = assemble(&config, &lookup).map_err(StartError::Config)?;
+        let names = std::mem::take(&mut assembly.names);
         sys::raise_descriptor_limit();
         sys::fix_mapping_threshold();
         let count = config.loops.count();
@@ -81,6 +89,7 @@ impl Proxy {
             .as_ref()
             .map(|token| token.reveal().to_string());
         let admin = admin::serve(admin_listener, desk.clone(), token, annex).map_err(system)?;
+        let resolver = Resolver::start(names, lookup, desk.clone()).map_err(system)?;
         for address in &listening {
             info!(address:% = address, loops = count; "listening");
         }
@@ -90,6 +99,7 @@ impl Proxy {
             listening,
             admin_address,
             admin,
+            resolver,
             desk,
             post,
             count,
@@ -137,6 +147,7 @@ impl Proxy {
             // A loop that panicked has said so; the others still close their sessions.
             let _ = shard.join();
         }
+        drop(self.resolver);
         self.admin.stop();
     }
 

@@ -1,14 +1,15 @@
 //! From a configuration to what loops run on: numbers, addresses, milliseconds.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
+use super::admin::SERVERS_MAX;
 use super::config::{
     self, Config, HashBy, HealthConfig, OnDuplicate, PoolConfig, PoolKind, ServerConfig, Target,
 };
+use super::resolver::{Lookup, Name};
 use crate::fleet::{self, Balance, Breaker, Fleet, Pool, Route, Server};
 use crate::kit::Rate;
 use crate::session::{self, Confirm, House, Settings};
@@ -21,17 +22,24 @@ pub struct Assembly {
     pub house: House,
     /// One per pool.
     pub settings: Vec<Settings>,
+    /// Servers whose addresses may change.
+    pub names: Vec<Name>,
 }
 
 /// Resolves names and units.
 ///
 /// Errors: a server name that has no address, or more servers than a number of 16 bits can name.
-pub fn assemble(config: &Config) -> Result<Assembly, String> {
-    let mut fleet = Fleet::default();
+pub fn assemble(config: &Config, lookup: &Lookup) -> Result<Assembly, String> {
+    let mut assembly = Assembly {
+        fleet: Fleet::default(),
+        house: house_of(config),
+        settings: config.pools.iter().map(settings_of).collect(),
+        names: Vec::new(),
+    };
     for pool in &config.pools {
-        add_pool(&mut fleet, pool)?;
+        add_pool(&mut assembly, pool, lookup)?;
     }
-    fleet.routes = config
+    assembly.fleet.routes = config
         .routes
         .iter()
         .map(|route| {
@@ -45,46 +53,37 @@ pub fn assemble(config: &Config) -> Result<Assembly, String> {
             })
         })
         .collect::<Result<_, String>>()?;
-    let settings = config.pools.iter().map(settings_of).collect();
-    let house = house_of(config, &fleet);
-    Ok(Assembly {
-        fleet,
-        house,
-        settings,
-    })
+    Ok(assembly)
 }
 
-fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
+fn add_pool(assembly: &mut Assembly, config: &PoolConfig, lookup: &Lookup) -> Result<(), String> {
+    let fleet = &mut assembly.fleet;
     let number = fleet.pools.len() as u16;
-    let mut members = Vec::new();
+    fleet.pools.push(pool_of(config));
     for server in &config.servers {
-        let addresses = resolve(server)?;
-        let several = addresses.len() > 1;
+        let mut name = Name::new(mould(config, server, number), &server.url, config.dns);
+        let addresses = resolve(server, lookup)?;
+        if let [only] = addresses[..] {
+            name.plain = Some(only.ip());
+        }
         for address in addresses {
             if fleet.servers.len() >= SERVERS_MAX {
                 return Err(format!("more than {SERVERS_MAX} servers"));
             }
-            // Each address is a server of its own.
-            let id = if several {
-                format!("{}@{}", server.id, address.ip())
-            } else {
-                server.id.clone()
-            };
-            let mut place = Server::new(id, server.url.to_string(), address, number, server.weight);
-            place.prefix = match config.target {
-                Target::Fixed if server.url.path.is_empty() => "/".to_string(),
-                Target::Fixed | Target::Append => server.url.path.clone(),
-            };
-            place.authority = server.url.authority();
-            place.breaker = Breaker::new(config.breaker.threshold);
-            place.cooldown = ms(config.breaker.cooldown);
-            members.push(fleet.servers.len() as u16);
-            fleet.servers.push(place);
+            let place = name.server_at(address);
+            name.enter(address, fleet.join(place));
+        }
+        if server.url.is_named() && !config.dns.is_zero() {
+            assembly.names.push(name);
         }
     }
-    fleet.pools.push(Pool {
+    Ok(())
+}
+
+fn pool_of(config: &PoolConfig) -> Pool {
+    Pool {
         name: config.name.clone(),
-        members,
+        members: Vec::new(),
         balance: match config.balance {
             config::Balance::RoundRobin => Balance::RoundRobin,
             config::Balance::Random => Balance::Random,
@@ -107,8 +106,22 @@ fn add_pool(fleet: &mut Fleet, config: &PoolConfig) -> Result<(), String> {
             HashBy::Address => fleet::Spread::Address,
             HashBy::Header(name) => fleet::Spread::Header(name.clone()),
         },
-    });
-    Ok(())
+    }
+}
+
+/// What all servers of one entry have in common; their addresses are found later.
+fn mould(pool: &PoolConfig, server: &ServerConfig, number: u16) -> Server {
+    let (url, nowhere) = (&server.url, (Ipv4Addr::UNSPECIFIED, server.url.port));
+    let id = server.id.clone();
+    let mut place = Server::new(id, url.to_string(), nowhere.into(), number, server.weight);
+    place.prefix = match pool.target {
+        Target::Fixed if url.path.is_empty() => "/".to_string(),
+        Target::Fixed | Target::Append => url.path.clone(),
+    };
+    place.authority = url.authority();
+    place.breaker = Breaker::new(pool.breaker.threshold);
+    place.cooldown = ms(pool.breaker.cooldown);
+    place
 }
 
 fn health_of(health: &HealthConfig) -> fleet::Health {
@@ -139,19 +152,18 @@ fn connections_of(pool: &PoolConfig) -> fleet::Connections {
     }
 }
 
-fn resolve(server: &ServerConfig) -> Result<Vec<SocketAddr>, String> {
-    let name = server.url.authority();
-    let failed = |why: String| format!("server {}: {name}: {why}", server.id);
-    let found = name
-        .to_socket_addrs()
-        .map_err(|error| failed(error.to_string()))?;
-    let mut addresses: Vec<SocketAddr> = found.collect();
-    addresses.sort();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(failed("has no address".to_string()));
+fn resolve(server: &ServerConfig, lookup: &Lookup) -> Result<Vec<SocketAddr>, String> {
+    let url = &server.url;
+    if let Ok(ip) = url.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, url.port)]);
     }
-    Ok(addresses)
+    let failed = |why: &str| format!("server {}: {}: {why}", server.id, url.authority());
+    let found = lookup(&url.host, url.port).map_err(|error| failed(&error.to_string()))?;
+    let addresses = BTreeSet::from_iter(found);
+    match addresses.is_empty() {
+        true => Err(failed("has no address")),
+        false => Ok(addresses.into_iter().collect()),
+    }
 }
 
 fn settings_of(pool: &PoolConfig) -> Settings {
@@ -190,7 +202,7 @@ fn settings_of(pool: &PoolConfig) -> Settings {
     }
 }
 
-fn house_of(config: &Config, fleet: &Fleet) -> House {
+fn house_of(config: &Config) -> House {
     let (limits, push) = (&config.limits, &config.push);
     House {
         header_max: limits.header as usize,
@@ -202,21 +214,11 @@ fn house_of(config: &Config, fleet: &Fleet) -> House {
         origins: config.origins.clone(),
         trusted: config.trusted_proxies.clone(),
         push_path: push.path.clone(),
-        push_allow: pushers(config, fleet),
+        push_allow: push.allow.clone(),
+        // Each shard has its own list, by its fleet.
+        push_apis: Vec::new(),
         push_token: push.token.as_ref().map(|token| token.reveal().to_string()),
     }
-}
-
-/// Who may push: whoever the operator allows, and the APIs themselves.
-fn pushers(config: &Config, fleet: &Fleet) -> Vec<IpNet> {
-    let is_bridge =
-        |server: &&Server| fleet.pools[server.pool as usize].kind == fleet::Kind::Bridge;
-    let apis = fleet.servers.iter().filter(is_bridge);
-    let mut allowed = config.push.allow.clone();
-    allowed.extend(apis.map(|server| IpNet::from(server.address.ip())));
-    allowed.sort();
-    allowed.dedup();
-    allowed
 }
 
 /// The configuration keeps times below 24 days.
@@ -224,17 +226,15 @@ fn ms(time: Duration) -> u32 {
     time.as_millis().min(u128::from(u32::MAX / 4)) as u32
 }
 
-/// Servers that a process can name.
-const SERVERS_MAX: usize = 60_000;
-
 #[cfg(test)]
 mod tests {
     use super::super::config::Sources;
+    use super::super::resolver;
     use super::*;
 
     fn assembled(text: &str) -> Assembly {
         let config = Sources::default().load_text(text, "w.yaml").unwrap().config;
-        assemble(&config).unwrap()
+        assemble(&config, &resolver::system()).unwrap()
     }
 
     #[test]
@@ -250,6 +250,7 @@ mod tests {
             fleet,
             house,
             settings,
+            ..
         } = assembled(text);
         let kinds = fleet.pools.iter().map(|pool| pool.kind);
         assert!(kinds.eq([
@@ -295,7 +296,8 @@ mod tests {
         assert_eq!(house.push_path, "/_push/");
         assert_eq!(house.push_token.as_deref(), Some("opensesame"));
         let allowed: Vec<String> = house.push_allow.iter().map(ToString::to_string).collect();
-        assert_eq!(allowed, ["10.0.0.0/8", "127.0.0.2/32"]);
+        assert_eq!(allowed, ["10.0.0.0/8"]);
+        assert_eq!(fleet.pushers(), [Ipv4Addr::new(127, 0, 0, 2)]);
     }
 
     #[test]
@@ -332,6 +334,7 @@ mod tests {
             fleet,
             house,
             settings,
+            ..
         } = assembled("pools: { a: { kind: bridge, servers: [\"http://127.0.0.1/\"] } }");
         assert_eq!(fleet.pools[0].connections, fleet::Connections::default());
         let (own, theirs) = (&settings[0], Settings::default());

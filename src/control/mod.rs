@@ -11,5 +11,6 @@ pub mod config;
 pub mod demo;
 pub mod log;
 pub mod report;
+pub mod resolver;
 pub mod switchboard;
 pub mod vitals;

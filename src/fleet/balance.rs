@@ -259,6 +259,39 @@ mod tests {
     }
 
     #[test]
+    fn who_joins_takes_its_turns_at_once_and_who_is_gone_none() {
+        let pool = crate::fleet::pools::tests::pool("p");
+        let mut fleet = crate::fleet::Fleet {
+            pools: vec![pool],
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            fleet.join(server(1));
+        }
+        let mut rng = Prng::from_u64(5);
+        let mut picks = |fleet: &mut crate::fleet::Fleet, count: usize| {
+            let mut counts = [0_u32; 4];
+            for _ in 0..count {
+                let chosen = fleet.choose(0, ANY, Tick(0), &mut rng).unwrap();
+                counts[usize::from(chosen)] += 1;
+            }
+            counts
+        };
+        assert_eq!(picks(&mut fleet, 4), [2, 2, 0, 0]);
+        assert_eq!(fleet.join(server(2)), 2);
+        assert_eq!(picks(&mut fleet, 8), [2, 2, 4, 0]);
+        assert!(fleet.set_state(0, ServerState::Gone));
+        assert!(!fleet.set_state(0, ServerState::Enabled), "for ever");
+        assert!(!fleet.set_state(3, ServerState::Enabled), "nobody");
+        let counts = picks(&mut fleet, 30);
+        assert_eq!(counts[0], 0);
+        assert!(counts[2].abs_diff(20) <= 1, "{counts:?}");
+        // The same id again, under a number of its own.
+        assert_eq!(fleet.join(server(1)), 3);
+        assert_eq!(fleet.pools[0].members, [1, 2, 3]);
+    }
+
+    #[test]
     fn the_lost_server_comes_last_and_a_tried_one_not_at_all() {
         let mut servers = vec![server(1), server(1)];
         let mut rng = Prng::from_u64(1);

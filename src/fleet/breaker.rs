@@ -22,6 +22,11 @@ impl Breaker {
         }
     }
 
+    /// A closed one with the same threshold.
+    pub fn renewed(&self) -> Breaker {
+        Breaker::new(self.threshold)
+    }
+
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.open

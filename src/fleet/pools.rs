@@ -83,7 +83,7 @@ impl Default for Connections {
 }
 
 /// One upstream address.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Server {
     /// Its id in the configuration, metrics and admin API.
     pub id: String,
@@ -99,8 +99,10 @@ pub struct Server {
     pub pool: u16,
     /// Its share; 0 takes no new sessions.
     pub weight: u32,
-    /// What the operator wants of it.
+    /// What holds for it.
     pub state: ServerState,
+    /// What the operator wants of it, if it is nobody else who has it drained. Control's alone.
+    pub wish: ServerState,
     /// What its probes say.
     pub healthy: bool,
     /// The part of its weight that counts under `adaptive`, in percent.
@@ -117,7 +119,7 @@ pub struct Server {
     pub credit: i64,
 }
 
-/// What the operator wants of a server.
+/// What is wanted of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServerState {
     /// Takes sessions.
@@ -127,7 +129,7 @@ pub enum ServerState {
     Disabled,
     /// No new ones; the old ones move.
     Draining,
-    /// Deleted: its number stays taken.
+    /// Deleted, for ever: its number stays taken.
     Gone,
 }
 
@@ -141,10 +143,15 @@ impl ServerState {
             ServerState::Gone => "gone",
         }
     }
+
+    /// Whether it is to have no connections any more: its sessions move, and none rests there.
+    pub fn is_left(self) -> bool {
+        matches!(self, ServerState::Draining | ServerState::Gone)
+    }
 }
 
 /// Numbers of one server that all loops share; touched per connection, never per message.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Shared {
     connections: AtomicU32,
     waiting: AtomicU32,
@@ -203,6 +210,44 @@ pub struct Route {
 }
 
 impl Fleet {
+    /// Takes a server into its pool, under the next number.
+    pub fn join(&mut self, server: Server) -> u16 {
+        debug_assert!(self.servers.len() < usize::from(u16::MAX), "no number left");
+        debug_assert!(usize::from(server.pool) < self.pools.len());
+        let number = self.servers.len() as u16;
+        self.pools[usize::from(server.pool)].members.push(number);
+        self.servers.push(server);
+        number
+    }
+
+    /// Notes what is wanted of a server. False: it is gone, or nobody has that number.
+    pub fn set_state(&mut self, server: u16, state: ServerState) -> bool {
+        let Some(place) = self.servers.get_mut(usize::from(server)) else {
+            return false;
+        };
+        if place.state == ServerState::Gone {
+            return false;
+        }
+        place.state = state;
+        if state == ServerState::Gone {
+            // Servers may come and go for years: choosing looks at those alone that are there.
+            let pool = &mut self.pools[usize::from(place.pool)];
+            pool.members.retain(|member| *member != server);
+        }
+        true
+    }
+
+    /// The addresses of the APIs behind bridges, which may push.
+    pub fn pushers(&self) -> Vec<IpAddr> {
+        let bridges = self.pools.iter().filter(|pool| pool.kind == Kind::Bridge);
+        let servers = bridges.flat_map(|pool| &pool.members);
+        let address = |server: &u16| self.servers[usize::from(*server)].address.ip();
+        let mut pushers: Vec<IpAddr> = servers.map(|one| address(one).to_canonical()).collect();
+        pushers.sort_unstable();
+        pushers.dedup();
+        pushers
+    }
+
     /// The pool for a request.
     pub fn route(&self, path: &str, host: &str, upgrade: bool) -> Option<u16> {
         if self.routes.is_empty() {
@@ -284,6 +329,7 @@ impl Server {
             pool,
             weight,
             state: ServerState::Enabled,
+            wish: ServerState::Enabled,
             healthy: true,
             share: 100,
             tripped: None,
@@ -291,6 +337,23 @@ impl Server {
             breaker: Breaker::new(10),
             shared: Arc::default(),
             credit: 0,
+        }
+    }
+
+    /// The same at another address: as the configuration gives it, with counts of its own.
+    pub fn another(&self, id: String, address: SocketAddr) -> Server {
+        Server {
+            id,
+            address,
+            state: ServerState::Enabled,
+            wish: ServerState::Enabled,
+            healthy: true,
+            share: 100,
+            tripped: None,
+            breaker: self.breaker.renewed(),
+            shared: Arc::default(),
+            credit: 0,
+            ..self.clone()
         }
     }
 
@@ -354,15 +417,8 @@ pub(super) mod tests {
         Server::new("s".into(), "ws://127.0.0.1:9".into(), address, 0, weight)
     }
 
-    #[test]
-    fn routes_match_whole_segments_and_the_first_wins() {
-        let route = |path: &str, host: Option<&str>, pool| Route {
-            path: path.to_string(),
-            host: host.map(str::to_string),
-            upgrade: None,
-            pool,
-        };
-        let pool = |name: &str| Pool {
+    pub(in crate::fleet) fn pool(name: &str) -> Pool {
+        Pool {
             name: name.to_string(),
             members: Vec::new(),
             balance: Balance::RoundRobin,
@@ -373,6 +429,16 @@ pub(super) mod tests {
             connections: Connections::default(),
             health: None,
             spread: Spread::default(),
+        }
+    }
+
+    #[test]
+    fn routes_match_whole_segments_and_the_first_wins() {
+        let route = |path: &str, host: Option<&str>, pool| Route {
+            path: path.to_string(),
+            host: host.map(str::to_string),
+            upgrade: None,
+            pool,
         };
         let fleet = Fleet {
             pools: vec![pool("a"), pool("b"), pool("c")],

@@ -120,8 +120,7 @@ impl Session {
             (false, true) => return Err(refused),
             (_, false) => peer,
         };
-        let allowed =
-            source.is_loopback() || ctx.house.push_allow.iter().any(|net| net.contains(&source));
+        let allowed = ctx.house.takes_pushes_from(source);
         let token = ctx.house.push_token.as_deref().is_none_or(|token| {
             let given = headers.get("authorization").unwrap_or_default();
             let given = given.strip_prefix(b"Bearer ").unwrap_or_default();

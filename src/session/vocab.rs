@@ -509,8 +509,10 @@ pub struct House {
     pub trusted: Vec<ipnet::IpNet>,
     /// What stands before the ClientId in a push; begins and ends with a slash.
     pub push_path: String,
-    /// Who may push, beside loopback.
+    /// Who may push, beside loopback and the APIs.
     pub push_allow: Vec<ipnet::IpNet>,
+    /// Where the APIs are now; the shard's own, as its fleet has them.
+    pub push_apis: Vec<IpAddr>,
     /// Asked of every push, if set.
     pub push_token: Option<String>,
 }
@@ -519,6 +521,13 @@ impl House {
     /// Whether forwarding headers of this peer are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted.iter().any(|net| net.contains(&peer))
+    }
+
+    /// Whether pushes are taken from there.
+    pub fn takes_pushes_from(&self, source: IpAddr) -> bool {
+        source.is_loopback()
+            || self.push_apis.contains(&source)
+            || self.push_allow.iter().any(|net| net.contains(&source))
     }
 }
 
@@ -536,6 +545,7 @@ impl Default for House {
             trusted: Vec::new(),
             push_path: "/".to_string(),
             push_allow: Vec::new(),
+            push_apis: Vec::new(),
             push_token: None,
         }
     }

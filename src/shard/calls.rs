@@ -41,6 +41,19 @@ impl Shelf {
         }
     }
 
+    /// Another server has come; its connections are there to be had.
+    pub(super) fn join(&mut self) {
+        self.idle.push(Vec::new());
+        self.soured.push(false);
+        self.freed = true;
+    }
+
+    /// How many servers it has room for.
+    pub(super) fn servers(&self) -> usize {
+        debug_assert_eq!(self.idle.len(), self.soured.len());
+        self.idle.len()
+    }
+
     /// Whether somebody waits for what is there now.
     pub(super) fn is_wanted(&self) -> bool {
         self.freed && !self.waiting.is_empty()
@@ -248,12 +261,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             keep && said && !slot.bits.contains(Bits::ENDED) && !slot.bits.contains(Bits::READABLE);
         let clean = clean || (keep && planted!(DirtyReused));
         let place = &self.fleet.servers[server];
-        let wanted = place.state != crate::fleet::ServerState::Gone;
+        let left = place.state.is_left();
         let waits = self.shelf.waiting_in[usize::from(place.pool)] > 0;
         if let Some(shard) = self.creditor(server as u16, waits) {
             return self.hand_over(upstream, shard);
         }
-        if !(clean && wanted && self.state == State::Running) {
+        if !clean || left || self.state != State::Running {
             return self.drop_upstream(upstream);
         }
         let since = self.core.now;
@@ -265,7 +278,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// A connection to this server that rests; the last one used is the first one taken.
     pub(super) fn take_idle(&mut self, server: u16) -> Option<Key> {
-        let idle = &mut self.shelf.idle[usize::from(server)];
+        // Another shard may ask for one of a server that nobody has told us of yet.
+        let idle = self.shelf.idle.get_mut(usize::from(server))?;
         while let Some(rest) = idle.pop() {
             self.shelf.count -= 1;
             if self.upstreams.get(rest.upstream).is_some() {
@@ -347,7 +361,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         for server in 0..self.shelf.idle.len() {
             let place = &self.fleet.servers[server];
             let keep = self.fleet.pools[usize::from(place.pool)].connections;
-            let gone = place.state == crate::fleet::ServerState::Gone;
+            let left = place.state.is_left();
             let mut idle = std::mem::take(&mut self.shelf.idle[server]);
             idle.retain(|rest| {
                 if self.upstreams.get(rest.upstream).is_none() {
@@ -356,11 +370,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
                 let spare = self.fleet.servers[server].shared.connections() > keep.min;
                 let old = now.since(rest.since) >= keep.idle && spare;
-                if old || gone {
+                if old || left {
                     self.shelf.count -= 1;
                     self.drop_upstream(rest.upstream);
                 }
-                !(old || gone)
+                !(old || left)
             });
             self.shelf.idle[server] = idle;
         }

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use log::info;
 
 use super::{Answer, Bits, CLIENT_ROOM, Filter, Io, Mail, SessionRow, Shard, Snapshot, State};
-use crate::fleet::ServerState;
 use crate::kit::{Key, Tick, Timer};
 use crate::session::{Dialect, End, Event, Mover, Phase};
 
@@ -164,6 +163,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 healthy,
                 share,
             } => self.set_health(server, healthy, share),
+            Mail::Join { server, place } => self.join(server, *place),
             Mail::State { server, state } => self.set_state(server, state),
             Mail::Weight { server, weight } => {
                 if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
@@ -224,20 +224,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.io.answer(ticket, Answer::Done(key.is_some()));
     }
 
-    fn set_state(&mut self, server: u16, state: ServerState) {
-        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else {
-            return;
-        };
-        place.state = state;
+    /// Nobody is moved from this server any more by a drain.
+    pub(super) fn end_drain(&mut self, server: u16) {
         self.chores
             .sweeps
             .retain(|sweep| sweep.server != server || sweep.mover != Mover::Drain);
-        if matches!(state, ServerState::Draining | ServerState::Gone) {
-            self.begin_sweep(server, Mover::Drain);
-        }
     }
 
-    fn begin_sweep(&mut self, server: u16, mover: Mover) {
+    pub(super) fn begin_sweep(&mut self, server: u16, mover: Mover) {
         self.chores.sweeps.push(Sweep {
             server,
             mover,
@@ -257,6 +251,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return true;
             }
             sweep.again_at = None;
+            if sweep.mover == Mover::Drain && self.is_deserted(sweep.server) {
+                // Of one that is gone this is the end; to others a connection may be on its way.
+                (sweep.from, sweep.again_at) = (0, Some(now.after(SWEEP_PAUSE)));
+                self.want_chores(SWEEP_PAUSE);
+                return !self.is_gone(sweep.server);
+            }
             // Draining sessions leave only when there is somewhere to go.
             let somewhere =
                 sweep.mover == Mover::Failover || self.fleet.has_other(sweep.server, now);

@@ -2,7 +2,7 @@
 
 use super::directory::Seat;
 use super::stats::{SessionRow, Snapshot};
-use crate::fleet::ServerState;
+use crate::fleet::{Server, ServerState};
 use crate::kit::{Key, Tick};
 use crate::session::{Push, Pushed, Verdict};
 
@@ -74,7 +74,13 @@ pub enum Mail {
         healthy: bool,
         share: u32,
     },
-    /// The operator has changed a server.
+    /// A server has come, and has this number on all shards. It comes to its home last: what that
+    /// tells the others of the server finds them in the know.
+    Join {
+        server: u16,
+        place: Box<Server>,
+    },
+    /// A server's state or weight has changed.
     State {
         server: u16,
         state: ServerState,

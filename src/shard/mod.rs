@@ -19,6 +19,7 @@ pub mod pair;
 mod permits;
 mod probe;
 mod read;
+mod roster;
 pub mod stats;
 pub mod token;
 
@@ -138,11 +139,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let now = io.now().tick;
         let (servers, pools) = (plan.fleet.servers.len(), plan.fleet.pools.len());
         let stats = Stats::new(plan.fleet.pools.len(), plan.fleet.servers.len());
+        let mut house = plan.house;
+        house.push_apis = plan.fleet.pushers();
         let core = Core {
             now,
             chunks: Chunks::new(plan.memory, plan.memory_step),
             rng: plan.rng,
-            house: plan.house,
+            house,
             settings: plan.settings,
             nobodys: Settings::default(),
             stats,
@@ -151,15 +154,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             parcel: Parcel::default(),
             first_bytes: Vec::new(),
         };
-        let probes = plan
-            .fleet
-            .servers
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| at % plan.shards == plan.index)
-            .filter(|(_, server)| plan.fleet.pools[usize::from(server.pool)].health.is_some())
-            .map(|(at, _)| probe::Probe::new(at as u16, now))
-            .collect();
         let mut shard = Shard {
             io,
             index: plan.index,
@@ -180,7 +174,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             permits: permits::Permits::default(),
             directory: directory::Directory::new(plan.secret),
             notes: Vec::new(),
-            probes,
+            probes: Vec::new(),
             read_vitals: plan.read_vitals,
             connections: plan.connections,
             ready: Vec::new(),
@@ -189,8 +183,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             doing: Vec::new(),
             state: State::Running,
         };
-        if !shard.probes.is_empty() {
-            shard.want_chores(0);
+        for server in 0..servers {
+            shard.begin_probes(server as u16);
         }
         shard
     }
@@ -231,6 +225,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// What must always hold between two turns; run in tests.
     pub fn check_invariants(&self) {
         self.core.chunks.check_invariants();
+        self.check_roster();
         let mut joined = 0;
         for (key, client) in self.clients.iter() {
             client.session.check_invariants();

@@ -215,17 +215,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let now = self.core.now;
         let probe = &mut self.probes[at];
         let server = probe.server;
-        if let Some(mut slot) = self
-            .upstreams
-            .remove(std::mem::replace(&mut probe.upstream, Key::NONE))
-        {
-            self.core.chunks.clear(&mut slot.stash);
-            self.core.chunks.clear(&mut slot.spill);
-            self.io.close(slot.socket);
-        }
+        let upstream = std::mem::replace(&mut probe.upstream, Key::NONE);
+        self.drop_probe(upstream);
         let place = &self.fleet.servers[usize::from(server)];
         let pool = &self.fleet.pools[usize::from(place.pool)];
         let Some(health) = &pool.health else { return };
+        let probe = &mut self.probes[at];
         probe.due = now.after(health.interval);
         let changed = probe.trend.on_probe(good, health);
         let share = vitals
@@ -258,14 +253,37 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
+    /// A server is probed from now on, if its pool is and if this is its home.
+    pub(super) fn begin_probes(&mut self, server: u16) {
+        let place = &self.fleet.servers[usize::from(server)];
+        let probed = self.fleet.pools[usize::from(place.pool)].health.is_some();
+        if probed && usize::from(server) % self.shards == self.index {
+            self.probes.push(Probe::new(server, self.core.now));
+            self.want_chores(0);
+        }
+    }
+
+    /// It is not asked any more.
+    pub(super) fn end_probes(&mut self, server: u16) {
+        let at = self.probes.iter().position(|probe| probe.server == server);
+        if let Some(at) = at {
+            let probe = self.probes.remove(at);
+            self.drop_probe(probe.upstream);
+        }
+    }
+
     /// Nothing is asked any more: the shard stops.
     pub(super) fn stop_probes(&mut self) {
         for probe in std::mem::take(&mut self.probes) {
-            if let Some(mut slot) = self.upstreams.remove(probe.upstream) {
-                self.core.chunks.clear(&mut slot.stash);
-                self.core.chunks.clear(&mut slot.spill);
-                self.io.close(slot.socket);
-            }
+            self.drop_probe(probe.upstream);
+        }
+    }
+
+    fn drop_probe(&mut self, upstream: Key) {
+        if let Some(mut slot) = self.upstreams.remove(upstream) {
+            self.core.chunks.clear(&mut slot.stash);
+            self.core.chunks.clear(&mut slot.spill);
+            self.io.close(slot.socket);
         }
     }
 }

@@ -103,6 +103,11 @@ impl Stats {
         }
     }
 
+    /// Another server has come.
+    pub fn join(&mut self) {
+        self.servers.push(ServerStats::default());
+    }
+
     /// The counts of a pool; of no pool for `None`.
     pub fn tally(&mut self, pool: Option<u16>) -> &mut Tally {
         let last = self.pools.len() - 1;

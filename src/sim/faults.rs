@@ -1,23 +1,28 @@
 //! What goes wrong, by chance, and how it heals.
 
+use std::net::SocketAddr;
+
 use super::codec;
 use super::peer::{Answering, Ponging, Stage};
 use super::pipe::Far;
 use super::world::World;
 use crate::fleet::ServerState;
+use crate::session::Confirm;
 use crate::shard::Mail;
 
 impl World {
     /// One moment's chance of trouble.
     pub fn strike(&mut self) {
+        self.bury_leaving();
         if !self.wild || !self.rng.chance(1, 14) {
             return;
         }
-        let servers = self.servers.len() as u32;
-        let server = self.rng.below(servers) as usize;
+        let present = (0..self.servers.len()).filter(|server| !self.is_gone(*server));
+        let present: Vec<usize> = present.collect();
+        let server = present[self.rng.below(present.len() as u32) as usize];
         let span: u32 = [20, 200, 1_000, 3_000][self.rng.below(4) as usize];
         let until = self.now + 1 + u64::from(self.rng.below(span));
-        match self.rng.below(40) {
+        match self.rng.below(42) {
             0..=5 => self.kill(server, until),
             6..=8 => {
                 self.note(format_args!("server {server} stops"));
@@ -72,10 +77,7 @@ impl World {
                     ServerState::Enabled,
                 ];
                 let state = states[self.rng.below(3) as usize];
-                self.tell_all(&Mail::State {
-                    server: server as u16,
-                    state,
-                });
+                self.set_state(server as u16, state);
             }
             30 => {
                 self.coverage.drains += 1;
@@ -87,14 +89,10 @@ impl World {
             34 => self.reset_one(),
             35 if self.rng.chance(1, 6) => self.abort_one(),
             36 => self.kill_stopped(server),
-            37 | 38 => {
-                let state = ServerState::Enabled;
-                self.tell_all(&Mail::State {
-                    server: server as u16,
-                    state,
-                });
-            }
+            37 | 38 => self.set_state(server as u16, ServerState::Enabled),
             39 => self.abort_late(),
+            40 => self.join(server),
+            41 => self.leave(server as u16),
             _ => {
                 if let Some(server) = self
                     .servers
@@ -121,11 +119,9 @@ impl World {
                 ..Default::default()
             };
             self.servers[server] = healthy;
-            self.tell_all(&Mail::State {
-                server: server as u16,
-                state: ServerState::Enabled,
-            });
+            self.set_state(server as u16, ServerState::Enabled);
         }
+        self.leaving.clear();
         for conn in &mut self.conns {
             conn.slow_until = 0;
         }
@@ -137,7 +133,74 @@ impl World {
     pub fn tell_all(&mut self, mail: &Mail) {
         self.note(format_args!("mail {mail:?}"));
         for door in &mut self.doors {
-            door.mail.push(mail.clone());
+            door.mail.tell(mail.clone(), self.now);
+        }
+    }
+
+    /// As control does: of one that is gone nothing more is said.
+    fn set_state(&mut self, server: u16, state: ServerState) {
+        if self.fleet.set_state(server, state) {
+            self.tell_all(&Mail::State { server, state });
+        }
+    }
+
+    /// Another server in the pool of this one; its home hears of it last, and may hear of it late.
+    fn join(&mut self, beside: usize) {
+        let pool = self.servers[beside].pool;
+        let members = self.fleet.pools[pool].members.len();
+        if self.servers.len() >= SERVERS_MAX || members >= MEMBERS_MAX {
+            return;
+        }
+        self.coverage.joins += 1;
+        let number = self.servers.len() as u16;
+        let address = SocketAddr::from(([10, 0, 0, 1], number));
+        let place = self.fleet.servers[beside].another(format!("s+{number}"), address);
+        let joined = self.fleet.join(place.clone());
+        assert_eq!(joined, number);
+        let processes = self.settings[pool].confirm == Confirm::Processed && self.rng.chance(2, 3);
+        self.servers.push(super::peer::Server {
+            pool,
+            processes,
+            ..Default::default()
+        });
+        let home = usize::from(number) % self.doors.len();
+        if self.rng.chance(1, 2) {
+            let until = self.now + u64::from(self.rng.below(300));
+            self.doors[home].mail.delay(until);
+        }
+        self.tell_all(&Mail::Join {
+            server: number,
+            place: Box::new(place),
+        });
+    }
+
+    /// A server leaves: when it has no connection any more, or at once, if another one stays.
+    fn leave(&mut self, server: u16) {
+        let place = &self.fleet.servers[usize::from(server)];
+        let members = &self.fleet.pools[usize::from(place.pool)].members;
+        let stays = |member: &&u16| **member != server && !self.leaving.contains(member);
+        if place.state == ServerState::Gone || !members.iter().any(|member| stays(&member)) {
+            return;
+        }
+        self.coverage.removals += 1;
+        if self.rng.chance(1, 2) {
+            return self.set_state(server, ServerState::Gone);
+        }
+        self.leaving.push(server);
+        self.set_state(server, ServerState::Draining);
+    }
+
+    fn bury_leaving(&mut self) {
+        for server in std::mem::take(&mut self.leaving) {
+            let place = &self.fleet.servers[usize::from(server)];
+            if place.state != ServerState::Draining {
+                // It has come back, or was deleted.
+                continue;
+            }
+            match place.shared.connections() {
+                0 => self.set_state(server, ServerState::Gone),
+                _ => self.leaving.push(server),
+            }
         }
     }
 
@@ -339,3 +402,7 @@ impl World {
             .collect()
     }
 }
+
+/// Servers of a run, those that are gone included, and of a pool: each is to be struck now and then.
+const SERVERS_MAX: usize = 24;
+const MEMBERS_MAX: usize = 3;

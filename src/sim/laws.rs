@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::peer::{Client, Phase as Stage, Upstream};
 use super::pipe::Far;
 use super::world::{Sim, World};
+use crate::fleet::ServerState;
 use crate::session::dialect::ws::Ws;
 use crate::session::{Confirm, Phase};
 use crate::shard::Shard;
@@ -86,6 +87,10 @@ pub struct Coverage {
     pub squeezes: u64,
     pub accepts_failed: u64,
     pub drains: u64,
+    pub joins: u64,
+    pub removals: u64,
+    /// Dials to servers that came while the shards ran.
+    pub joined: u64,
     pub shutdowns: u64,
     pub cut_streams: u64,
     pub closes: BTreeMap<String, u64>,
@@ -143,6 +148,9 @@ impl Coverage {
             ("squeezes", &mut self.squeezes),
             ("accepts failed", &mut self.accepts_failed),
             ("drains", &mut self.drains),
+            ("servers joined", &mut self.joins),
+            ("servers removed", &mut self.removals),
+            ("dials to joined ones", &mut self.joined),
             ("shutdowns", &mut self.shutdowns),
             ("cut streams", &mut self.cut_streams),
         ]
@@ -441,6 +449,8 @@ impl World {
             || client.close_sent.is_some()
             || client.stage != Stage::Open
             || !self.conns[client.conn].proxy_open
+            // Its shard heard late that the server is gone.
+            || self.is_gone(peer.server)
             || settings.overflow_close
             || settings.confirm == Confirm::Processed
             // What it is to answer has not come yet.
@@ -649,6 +659,11 @@ impl World {
                     session.held_output()
                 ));
             }
+            if let Some(server) = session.server()
+                && self.is_gone(usize::from(server))
+            {
+                return Err(format!("client {port} is at {server}, which is gone"));
+            }
         }
         for (me, client) in self.clients.iter().enumerate() {
             let conn = &self.conns[client.conn];
@@ -680,6 +695,10 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    pub fn is_gone(&self, server: usize) -> bool {
+        self.fleet.servers[server].state == ServerState::Gone
     }
 
     /// After all is healed and quiet: nothing is missing.

@@ -13,6 +13,7 @@ mod faults;
 mod laws;
 mod peer;
 mod pipe;
+mod post;
 mod world;
 
 use std::net::SocketAddr;
@@ -68,7 +69,7 @@ impl Run {
         let shards = 1 + rng.below(2) as usize;
         let settings: Vec<Settings> = (0..1 + rng.below(2)).map(|_| settings(&mut rng)).collect();
         let (fleet, servers) = fleet(&settings, &mut rng);
-        let mut world = World::new(seed, shards, servers, settings.clone());
+        let mut world = World::new(seed, shards, servers, settings.clone(), fleet.clone());
         world.laws.squeezed = rng.chance(1, 5);
         world.coverage.squeezes += u64::from(world.laws.squeezed);
         let memory = Arc::new(Budget::new(if world.laws.squeezed { 500 } else { 60_000 }));

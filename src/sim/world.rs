@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::laws::{Coverage, Ledger};
 use super::peer::{Client, Server, Upstream};
 use super::pipe::{Conn, Far};
+use super::post::Letterbox;
+use crate::fleet::{Fleet, ServerState};
 use crate::kit::{Prng, Tick};
 use crate::session::Settings;
 use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
@@ -21,6 +23,12 @@ pub struct World {
     /// Connections with at least one open end.
     pub live: Vec<usize>,
     pub servers: Vec<Server>,
+    /// Control's copy: shares its counts with those of the shards.
+    pub fleet: Fleet,
+    /// Servers below this number were there from the start.
+    founders: usize,
+    /// Servers that are to be gone when they have no connection any more.
+    pub leaving: Vec<u16>,
     pub clients: Vec<Client>,
     /// Connections to servers, in the order in which they came to be.
     pub upstreams: Vec<Upstream>,
@@ -47,11 +55,20 @@ pub struct Door {
     pub waiting: VecDeque<usize>,
     pub edge: bool,
     pub closed: bool,
-    pub mail: Vec<Mail>,
+    pub mail: Letterbox,
+    /// Servers that its shard has just read to be gone, and knew to be gone before this turn.
+    going: Vec<u16>,
+    gone: Vec<u16>,
 }
 
 impl World {
-    pub fn new(seed: u64, shards: usize, servers: Vec<Server>, settings: Vec<Settings>) -> World {
+    pub fn new(
+        seed: u64,
+        shards: usize,
+        servers: Vec<Server>,
+        settings: Vec<Settings>,
+        fleet: Fleet,
+    ) -> World {
         let mut rng = Prng::from_u64(seed ^ 0x0073_696d);
         let base = if rng.chance(1, 2) {
             u32::MAX - rng.below(30_000)
@@ -65,6 +82,9 @@ impl World {
             conns: Vec::new(),
             live: Vec::new(),
             servers,
+            founders: fleet.servers.len(),
+            fleet,
+            leaving: Vec::new(),
             clients: Vec::new(),
             upstreams: Vec::new(),
             doors: (0..shards).map(|_| Door::default()).collect(),
@@ -127,6 +147,9 @@ impl World {
     /// The network does its work, time goes on.
     pub fn advance(&mut self, ms: u64) {
         self.now += ms;
+        for door in &mut self.doors {
+            door.mail.step(self.now);
+        }
         let World {
             conns,
             live,
@@ -146,6 +169,11 @@ impl World {
 
     fn dial(&mut self, shard: usize, to: SocketAddr, token: Token) -> Dialled<usize> {
         let server = usize::from(to.port());
+        assert!(
+            !self.doors[shard].gone.contains(&to.port()),
+            "law: server {server} is gone, and dialled"
+        );
+        self.coverage.joined += u64::from(server >= self.founders);
         if self.exhausted > 0 && self.rng.chance(1, 3) {
             self.exhausted -= 1;
             return Dialled::Exhausted;
@@ -238,6 +266,7 @@ impl Io for Sim {
             });
         }
         let door = &mut doors[index];
+        door.gone.append(&mut door.going);
         if std::mem::take(&mut door.edge) {
             let token = Token::listener(0);
             ready.push(Ready {
@@ -264,11 +293,19 @@ impl Io for Sim {
 
     fn take_mail(&mut self, into: &mut Vec<Mail>) {
         let index = self.index;
-        into.append(&mut self.world().doors[index].mail);
+        let door = &mut self.world().doors[index];
+        door.mail.take(into);
+        for mail in into {
+            if let Mail::State { server, state } = mail
+                && *state == ServerState::Gone
+            {
+                door.going.push(*server);
+            }
+        }
     }
 
     fn send(&mut self, shard: usize, mail: Mail) {
-        self.world().doors[shard].mail.push(mail);
+        self.world().doors[shard].mail.put(mail);
     }
 
     fn answer(&mut self, _ticket: u64, _answer: Answer) {}

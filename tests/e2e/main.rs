@@ -8,6 +8,7 @@ mod bridge;
 mod chaos;
 mod cli;
 mod direct;
+mod dns;
 mod examples;
 mod failover;
 mod frames;

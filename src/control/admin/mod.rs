@@ -12,6 +12,7 @@ mod servers;
 mod sessions;
 mod view;
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -21,7 +22,7 @@ use serde_json::json;
 pub use self::message::{Request, Response};
 pub use self::server::{AdminServer, serve};
 use super::switchboard::Switchboard;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Server, ServerState};
 use crate::shard::mail::{Answer, Mail};
 use crate::shard::stats::Snapshot;
 
@@ -40,6 +41,27 @@ pub struct Desk {
     pub paused: AtomicBool,
     /// `limits.memory`, in bytes.
     pub memory_limit: u64,
+}
+
+/// Why a server can't be taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// All numbers are used up, those of servers that are gone included.
+    Full,
+    /// A server has this id.
+    Taken(String),
+}
+
+impl fmt::Display for NoPlace {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoPlace::Full => write!(
+                to,
+                "{SERVERS_MAX} servers have been here, and no more can be"
+            ),
+            NoPlace::Taken(id) => write!(to, "another server has the id {id}"),
+        }
+    }
 }
 
 /// Routes of somebody else on the same address, asked before our own. What comes here has passed
@@ -66,6 +88,44 @@ impl Desk {
     /// every loop in the order in which they were made here.
     pub fn fleet(&self) -> MutexGuard<'_, Fleet> {
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether servers of these ids can be taken in.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn has_place(&self, fleet: &Fleet, ids: &[String]) -> Result<(), NoPlace> {
+        if fleet.servers.len() + ids.len() > SERVERS_MAX {
+            return Err(NoPlace::Full);
+        }
+        match ids.iter().find(|id| fleet.find(id).is_some()) {
+            Some(id) => Err(NoPlace::Taken(id.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a server in on all loops, and says which number it has there.
+    ///
+    /// # Errors
+    /// Why it can't be; then nothing has changed.
+    pub fn join(&self, fleet: &mut Fleet, place: Server) -> Result<u16, NoPlace> {
+        self.has_place(fleet, std::slice::from_ref(&place.id))?;
+        let server = fleet.join(place.clone());
+        let shards = self.board.shards();
+        let home = usize::from(server) % shards;
+        // Its home last: only that one speaks to the others of a server's breaker and its probes.
+        for shard in (0..shards).filter(|shard| *shard != home).chain([home]) {
+            let place = Box::new(place.clone());
+            self.board.tell(shard, Mail::Join { server, place });
+        }
+        Ok(server)
+    }
+
+    /// Changes a server's state on all loops. One that is gone stays so.
+    pub fn set_state(&self, fleet: &mut Fleet, server: u16, state: ServerState) {
+        if fleet.set_state(server, state) {
+            self.board.tell_all(|| Mail::State { server, state });
+        }
     }
 
     /// Tells the world that wsteady stops: `/readyz` fails from now on.
@@ -100,6 +160,9 @@ impl Response {
         Response::json(503, json!({ "error": "a loop does not answer" }))
     }
 }
+
+/// Servers that a process can name: their numbers have 16 bits and are never used again.
+pub const SERVERS_MAX: usize = 60_000;
 
 #[cfg(test)]
 mod tests;

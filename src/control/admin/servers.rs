@@ -33,23 +33,22 @@ pub(super) fn change(desk: &Desk, id: &str, request: &Request) -> Result<Respons
     let fields = request.fields(&["state", "weight"])?;
     let state = fields.get("state").map(state_of).transpose()?;
     let weight = fields.get("weight").map(weight_of).transpose()?;
-    let server = find(desk, id)?;
+    let mut fleet = desk.fleet();
+    let server = fleet.find(id).ok_or_else(|| missing(id))?;
     if state.is_none() && weight.is_none() {
         return Err(Response::error(400, "\"state\" or \"weight\" is needed"));
     }
-    {
-        let mut fleet = desk.fleet();
-        let place = &mut fleet.servers[usize::from(server)];
-        place.state = state.unwrap_or(place.state);
-        place.weight = weight.unwrap_or(place.weight);
-        // Mailed even if nothing changes: a repeated request mends a loop that knows otherwise.
-        if let Some(weight) = weight {
-            desk.board.tell_all(|| Mail::Weight { server, weight });
-        }
-        if let Some(state) = state {
-            desk.board.tell_all(|| Mail::State { server, state });
-        }
+    let place = &mut fleet.servers[usize::from(server)];
+    place.wish = state.unwrap_or(place.wish);
+    place.weight = weight.unwrap_or(place.weight);
+    // Mailed even if nothing changes: a repeated request mends a loop that knows otherwise.
+    if let Some(weight) = weight {
+        desk.board.tell_all(|| Mail::Weight { server, weight });
     }
+    if let Some(state) = state {
+        desk.set_state(&mut fleet, server, state);
+    }
+    drop(fleet);
     Ok(answer(desk, server))
 }
 

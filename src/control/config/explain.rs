@@ -117,6 +117,7 @@ fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
         pool.name, pool.kind, pool.balance
     ));
     balance_sentence(pool, page);
+    dns_sentence(pool, page);
     health_sentences(pool.health.as_ref(), page);
     match pool.kind {
         PoolKind::Websocket => confirm_sentence(pool.session.confirm, page),
@@ -144,6 +145,19 @@ fn balance_sentence(pool: &PoolConfig, page: &mut Page) {
             .say("  A server's share follows what cpu and memory in its health answer leave free."),
         (Balance::RoundRobin | Balance::Random | Balance::LeastConnections, _) => {}
     }
+}
+
+fn dns_sentence(pool: &PoolConfig, page: &mut Page) {
+    if !pool.servers.iter().any(|server| server.url.is_named()) {
+        return;
+    }
+    page.say(&match pool.dns.is_zero() {
+        true => "  Server names are resolved once, at the start.".to_owned(),
+        false => format!(
+            "  Server names are resolved again every {}; each address is a server.",
+            duration_text(pool.dns)
+        ),
+    });
 }
 
 fn health_sentences(health: Option<&HealthConfig>, page: &mut Page) {
@@ -373,6 +387,7 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
     page.pair("      ", "close", duration_text(times.close));
     let sources = flow_list(pool.source_addresses.iter().map(quoted));
     page.pair(INDENT, "source_addresses", sources);
+    page.pair(INDENT, "dns", duration_text(pool.dns));
     if let Some(own) = &pool.connections {
         let (min, max, idle) = (own.min, own.max, duration_text(own.idle));
         let queue = own.queue.map(|queue| format!(", queue: {queue}"));

@@ -98,6 +98,8 @@ pub struct PoolConfig {
     pub timeouts: TimeoutsConfig,
     /// Local addresses to dial from. Empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// How often server names are resolved again. Zero: never.
+    pub dns: Duration,
     /// `None` in a WebSocket pool, where each session has a connection of its own.
     pub connections: Option<ConnectionsConfig>,
     /// The global settings with this pool's own keys laid over them.
@@ -429,6 +431,7 @@ impl PoolConfig {
             block_headers: Vec::new(),
             timeouts: TimeoutsConfig::default(),
             source_addresses: Vec::new(),
+            dns: Duration::from_secs(30),
             connections: kind.connections(),
             session,
         }

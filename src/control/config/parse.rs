@@ -90,6 +90,17 @@ pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The time between two questions to somebody else's machine; 0 for one question alone.
+pub(super) fn pause(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        time if time > Duration::ZERO && time < PAUSE_MIN => Err(format!(
+            "must be at least {}, or 0 for never",
+            duration_text(PAUSE_MIN)
+        )),
+        time => Ok(time),
+    }
+}
+
 /// A size of at least `least` and at most `most` bytes.
 pub(super) fn size_within(least: u64, most: u64) -> impl Fn(&str) -> Result<u64, String> {
     move |text| match parse_size(text)? {
@@ -374,6 +385,9 @@ const UNITS: &[(&str, u64)] = &[
 /// Deadlines are compared by the wrapping difference of 32-bit milliseconds, so that anything
 /// beyond half of 49.7 days would lie in the past.
 const TIME_MAX: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// No name server needs to be asked more often, and none should be.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// The largest machines have some 500 cores.
 const LOOPS_MAX: usize = 1024;

@@ -93,7 +93,7 @@ fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings
         &mut pool.source_addresses,
         parse::ip,
     );
-    findings.only(fields, "dns", "30s");
+    findings.fill(fields, "dns", &mut pool.dns, parse::pause);
     read_connections(fields, pool, findings);
     read_session(fields, &mut pool.session, findings);
 }

@@ -475,8 +475,8 @@ fn each_mistake_has_its_message_and_place() {
             "w.yaml:4:13: pools.a.target: \"appended\" is not known; write append or fixed",
         ),
         (
-            in_pool("dns: 5s"),
-            "w.yaml:4:10: pools.a.dns: not supported yet; leave it at 30s",
+            in_pool("dns: 5ms"),
+            "w.yaml:4:10: pools.a.dns: must be at least 100ms, or 0 for never",
         ),
         (
             in_pool("timeouts: { response: 0 }"),
@@ -1160,7 +1160,7 @@ fn an_explanation_reads_back() {
                 session: { hold: 0, confirm: processed, overflow: close, barrier: { delay: 0, bytes: 1 } }\n\
                 trusted_proxies: [10.0.0.0/8]\norigins: [https://a]\nlimits: { memory: 1234567, socket_buffer: 4KiB }\n\
                 pools:\n  \"007\": { target: fixed, servers: [ws://h/x?y=1], balance: random, pass_headers: [Set-Cookie],\n    \
-                block_headers: [X-A], source_addresses: [10.0.0.1], abnormal_close_codes: [4000, 1006, 1006],\n    \
+                block_headers: [X-A], source_addresses: [10.0.0.1], dns: 0, abnormal_close_codes: [4000, 1006, 1006],\n    \
                 timeouts: { ping: 1m 30s }, session: { confirm: written } }\n  b: { servers: [] }\n\
                 routes: [{ path: /a/b/, host: H, upgrade: true, pool: \"007\" }, { pool: b }]";
     let two = "pools: { a: { kind: http, servers: [http://h] }, b: { kind: bridge, servers: [http://h/] } }";
@@ -1188,7 +1188,7 @@ fn an_explanation_has_every_supported_key() {
     let pages = [CONTRACT, SHARING].map(|text| explain(&load(text).unwrap().config));
     let page = pages.concat();
     // Fixed at their defaults for now, and so without meaning for a reader.
-    let fixed = ["metrics", "dns", "legacy_names"];
+    let fixed = ["metrics", "legacy_names"];
     for key in SECTIONS.iter().flat_map(|(_, section)| section.keys) {
         let shown = page.contains(&format!("{key}:"));
         assert!(shown || fixed.contains(key), "{key}");

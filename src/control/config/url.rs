@@ -1,7 +1,7 @@
 //! The URL of a server: only what a proxy can dial, so no user, no fragment, no odd bytes.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::parse::is_host_name;
 
@@ -86,6 +86,11 @@ impl ServerUrl {
             port,
             path,
         })
+    }
+
+    /// Whether the host is a name, whose addresses may change.
+    pub fn is_named(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
     }
 
     /// Host and port as `Host` and an address parser want them: an IPv6 address in brackets.

@@ -130,7 +130,8 @@ impl Demo {
         config.admin.address = admin;
         config.log = options.log;
         let annex = Arc::new(Page::new(Arc::clone(&stage)));
-        let proxy = Proxy::start_with(config, Some(annex)).map_err(|error| error.to_string())?;
+        let proxy = Proxy::start_with(config, Some(annex), super::resolver::system())
+            .map_err(|error| error.to_string())?;
         let listen = proxy.listen_addresses().first().copied();
         let listen = listen.ok_or("the proxy listens nowhere")?;
         stage.proxy.get_or_init(|| page::reachable(listen));

@@ -141,7 +141,7 @@ fn sessions(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
         GAUGE,
         "Sessions that a server serves now.",
     );
-    for row in &sums.servers {
+    for row in sums.present() {
         page.sample(&row.labels(fleet), row.count.sessions);
     }
     // A session of a bridge has no server of its own.
@@ -310,7 +310,7 @@ fn servers(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
         GAUGE,
         "Whether new sessions may go to a server.",
     );
-    for row in &sums.servers {
+    for row in sums.present() {
         page.sample(&row.labels(fleet), u8::from(row.up));
     }
     page.family(
@@ -318,7 +318,7 @@ fn servers(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
         GAUGE,
         "Whether a server's breaker is open.",
     );
-    for row in &sums.servers {
+    for row in sums.present() {
         page.sample(&row.labels(fleet), u8::from(row.open));
     }
     page.family(
@@ -385,9 +385,11 @@ struct Sums<'a> {
 }
 
 /// The series of one server: of one pool and id, that is. A deleted server and a later one of the
-/// same id share it; two series of the same labels would void the whole answer.
+/// same id share it; two series of the same labels would void the whole answer. The counters of one
+/// that is gone stay, as counters must not fall; of a gauge there is nothing more to say.
 struct Row {
     number: u16,
+    present: bool,
     count: ServerStats,
     up: bool,
     open: bool,
@@ -404,6 +406,7 @@ impl<'a> Sums<'a> {
             let open = !gone && is_open(number, snapshots);
             let row = rows.entry((place.pool, &place.id)).or_insert(Row {
                 number,
+                present: false,
                 count: ServerStats::default(),
                 up: false,
                 open: false,
@@ -412,11 +415,18 @@ impl<'a> Sums<'a> {
             row.count.sessions_total += count.sessions_total;
             row.count.failures += count.failures;
             (row.up, row.open) = (row.up || up, row.open || open);
+            // Deleted at once, it may have sessions for a while.
+            row.present |= !gone || count.sessions > 0;
         }
         Sums {
             snapshots,
             servers: rows.into_values().collect(),
         }
+    }
+
+    /// Servers that are there.
+    fn present(&self) -> impl Iterator<Item = &Row> {
+        self.servers.iter().filter(|row| row.present)
     }
 
     fn stats(&self) -> impl Iterator<Item = &'a Stats> + '_ {

@@ -291,6 +291,38 @@ fn a_breaker_that_one_loop_knows_to_be_open_counts_and_a_deleted_server_does_not
 }
 
 #[test]
+fn of_a_server_that_is_gone_the_counters_stay() {
+    let mut fleet = fleet();
+    fleet.servers[1].state = ServerState::Gone;
+    let mut snapshots = snapshots(3);
+    let names = |snapshots: &[Snapshot]| {
+        let series = parsed(&metrics(snapshots, &fleet, false, 1));
+        let of_it = series
+            .into_keys()
+            .filter(|name| name.contains("server=\"b\""));
+        of_it
+            .map(|name| name.split('{').next().unwrap().to_string())
+            .collect::<Vec<_>>()
+    };
+    let gauges = [
+        "wsteady_breaker_open",
+        "wsteady_server_up",
+        "wsteady_sessions_active",
+    ];
+    let counters = ["wsteady_server_failures_total", "wsteady_sessions_total"];
+    let has_gauges = |names: &[String]| gauges.iter().all(|one| names.iter().any(|n| n == one));
+    snapshots[1].stats.servers[1].sessions = 1;
+    assert!(
+        has_gauges(&names(&snapshots)),
+        "its last session still moves"
+    );
+    for snapshot in &mut snapshots {
+        snapshot.stats.servers[1].sessions = 0;
+    }
+    assert_eq!(names(&snapshots), counters);
+}
+
+#[test]
 fn what_lies_on_a_bound_lies_below_it() {
     let mut snapshot = snapshots(1).remove(0);
     snapshot.stats = Stats::new(2, 4);

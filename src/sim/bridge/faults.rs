@@ -1,5 +1,7 @@
 //! What goes wrong, by chance, and how it heals.
 
+use std::net::SocketAddr;
+
 use super::people::Person;
 use super::world::World;
 use crate::fleet::ServerState;
@@ -9,13 +11,17 @@ use crate::sim::pipe::Far;
 impl World {
     /// One moment's chance of trouble.
     pub fn strike(&mut self) {
+        self.bury_leaving();
         if !self.wild || !self.rng.chance(1, 20) {
             return;
         }
-        let api = self.rng.below(self.apis.len() as u32) as usize;
+        let present: Vec<usize> = (0..self.apis.len())
+            .filter(|api| !self.is_gone(*api))
+            .collect();
+        let api = present[self.rng.below(present.len() as u32) as usize];
         let span: u32 = [20, 200, 1_000, 4_000][self.rng.below(4) as usize];
         let until = self.now + 1 + u64::from(self.rng.below(span));
-        match self.rng.below(20) {
+        match self.rng.below(22) {
             0..=2 => self.kill(api, until),
             3 => {
                 self.hit("fault: stopped");
@@ -36,9 +42,14 @@ impl World {
                 self.hit("fault: operator disables");
                 let states = [ServerState::Disabled, ServerState::Enabled];
                 let state = states[self.rng.below(2) as usize];
-                let server = api as u16;
-                self.tell_all(&Mail::State { server, state });
+                // Now and then all of them: with others that join, a hold would hardly ever end.
+                let all = self.rng.chance(1, 3);
+                for one in present.into_iter().filter(|one| all || *one == api) {
+                    self.set_state(one as u16, state);
+                }
             }
+            18 => self.join(api),
+            19 => self.leave(api as u16),
             _ => self.slow_one(until),
         }
     }
@@ -50,9 +61,9 @@ impl World {
         self.note(format_args!("healed"));
         for api in 0..self.apis.len() {
             self.apis[api] = Default::default();
-            let (server, state) = (api as u16, ServerState::Enabled);
-            self.tell_all(&Mail::State { server, state });
+            self.set_state(api as u16, ServerState::Enabled);
         }
+        self.leaving.clear();
         for id in &self.live {
             self.conns[*id].slow_until = 0;
         }
@@ -87,6 +98,61 @@ impl World {
                     line.step(me, self);
                     self.lines[me] = line;
                 }
+            }
+        }
+    }
+
+    /// Another API beside this one; its home hears of it last, and may hear of it late.
+    fn join(&mut self, beside: usize) {
+        let members = self.fleet.pools[0].members.len();
+        if self.apis.len() >= APIS_MAX || members >= MEMBERS_MAX {
+            return;
+        }
+        self.hit("fault: another api");
+        let number = self.apis.len() as u16;
+        let address = SocketAddr::from(([10, 0, 0, 1], number));
+        let place = self.fleet.servers[beside].another(format!("api+{number}"), address);
+        self.note(format_args!("api {number} joins"));
+        let joined = self.fleet.join(place.clone());
+        assert_eq!(joined, number);
+        self.apis.push(Default::default());
+        let home = usize::from(number) % self.doors.len();
+        if self.rng.chance(1, 2) {
+            let until = self.now + u64::from(self.rng.below(300));
+            self.doors[home].mail.delay(until);
+        }
+        self.tell_all(&Mail::Join {
+            server: number,
+            place: Box::new(place),
+        });
+    }
+
+    /// An API leaves: when it has no connection any more, or at once, if another one stays.
+    fn leave(&mut self, api: u16) {
+        let members = &self.fleet.pools[0].members;
+        let stays = |member: &u16| *member != api && !self.leaving.contains(member);
+        if self.is_gone(usize::from(api)) || !members.iter().any(stays) {
+            return;
+        }
+        self.hit("fault: an api leaves");
+        self.note(format_args!("api {api} leaves"));
+        if self.rng.chance(1, 2) {
+            return self.set_state(api, ServerState::Gone);
+        }
+        self.leaving.push(api);
+        self.set_state(api, ServerState::Draining);
+    }
+
+    fn bury_leaving(&mut self) {
+        for api in std::mem::take(&mut self.leaving) {
+            let place = &self.fleet.servers[usize::from(api)];
+            if place.state != ServerState::Draining {
+                // It has come back, or was deleted.
+                continue;
+            }
+            match place.shared.connections() {
+                0 => self.set_state(api, ServerState::Gone),
+                _ => self.leaving.push(api),
             }
         }
     }
@@ -174,3 +240,7 @@ impl World {
         }
     }
 }
+
+/// APIs of a run, those that are gone included, and at a time: each is to be struck now and then.
+const APIS_MAX: usize = 24;
+const MEMBERS_MAX: usize = 3;

@@ -8,11 +8,12 @@ use super::BridgeCoverage;
 use super::api::{Api, Line};
 use super::laws::Ledger;
 use super::people::Person;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, ServerState};
 use crate::kit::{Prng, Tick};
 use crate::session::Settings;
 use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
 use crate::sim::pipe::{Conn, Far};
+use crate::sim::post::Letterbox;
 
 /// The world of one run. It is handed from shard to shard, whoever has its turn.
 pub struct World {
@@ -30,8 +31,12 @@ pub struct World {
     pub people: Vec<Person>,
     pub doors: Vec<Door>,
     pub settings: Settings,
-    /// Shares its counts with those of the shards.
+    /// Control's copy: shares its counts with those of the shards.
     pub fleet: Fleet,
+    /// APIs below this number were there from the start.
+    founders: usize,
+    /// APIs that are to be gone when they have no connection any more.
+    pub leaving: Vec<u16>,
     pub laws: Ledger,
     pub coverage: BridgeCoverage,
     /// Faults are on, and peers talk.
@@ -50,7 +55,10 @@ pub struct World {
 pub struct Door {
     waiting: VecDeque<usize>,
     edge: bool,
-    mail: Vec<Mail>,
+    pub mail: Letterbox,
+    /// Servers that its shard has just read to be gone, and knew to be gone before this turn.
+    going: Vec<u16>,
+    gone: Vec<u16>,
 }
 
 impl World {
@@ -69,7 +77,9 @@ impl World {
             people: Vec::new(),
             doors: (0..shards).map(|_| Door::default()).collect(),
             settings,
+            founders: fleet.servers.len(),
             fleet,
+            leaving: Vec::new(),
             laws: Ledger::default(),
             coverage: BridgeCoverage::default(),
             wild: true,
@@ -125,6 +135,9 @@ impl World {
     pub fn advance(&mut self, ms: u64) {
         self.now += ms;
         self.dials = 0;
+        for door in &mut self.doors {
+            door.mail.step(self.now);
+        }
         let World {
             conns,
             live,
@@ -151,6 +164,11 @@ impl World {
             return Dialled::Exhausted;
         }
         let (api, now) = (usize::from(to.port()), self.now);
+        let gone = self.doors[shard].gone.contains(&to.port());
+        assert!(!gone, "law: api {api} is gone, and dialled");
+        if api >= self.founders {
+            self.hit("call: at an api that joined");
+        }
         let Api {
             down_until,
             refuses,
@@ -189,15 +207,26 @@ impl World {
 
     /// Permits for this server that are in the mail.
     pub fn granted(&self, api: u16) -> u32 {
-        let mails = self.doors.iter().flat_map(|door| &door.mail);
+        let mails = self.doors.iter().flat_map(|door| door.mail.iter());
         let permit = |mail: &&Mail| matches!(mail, Mail::Granted { server } if *server == api);
         mails.filter(permit).count() as u32
     }
 
     pub fn tell_all(&mut self, mail: &Mail) {
         for door in &mut self.doors {
-            door.mail.push(mail.clone());
+            door.mail.tell(mail.clone(), self.now);
         }
+    }
+
+    /// As control does: of one that is gone nothing more is said.
+    pub fn set_state(&mut self, server: u16, state: ServerState) {
+        if self.fleet.set_state(server, state) {
+            self.tell_all(&Mail::State { server, state });
+        }
+    }
+
+    pub fn is_gone(&self, api: usize) -> bool {
+        self.fleet.servers[api].state == ServerState::Gone
     }
 
     /// Connections whose proxy's end is open.
@@ -266,6 +295,7 @@ impl Io for BridgeSim {
             world.on_visible(line);
         }
         let door = &mut world.doors[index];
+        door.gone.append(&mut door.going);
         if std::mem::take(&mut door.edge) {
             ready.push(Ready {
                 token: Token::listener(0),
@@ -290,14 +320,22 @@ impl Io for BridgeSim {
 
     fn take_mail(&mut self, into: &mut Vec<Mail>) {
         let index = self.index;
-        into.append(&mut self.world().doors[index].mail);
+        let door = &mut self.world().doors[index];
+        door.mail.take(into);
+        for mail in into {
+            if let Mail::State { server, state } = mail
+                && *state == ServerState::Gone
+            {
+                door.going.push(*server);
+            }
+        }
     }
 
     fn send(&mut self, shard: usize, mail: Mail) {
         if matches!(mail, Mail::Deliver { .. }) {
             self.world().hit("push: to another shard");
         }
-        self.world().doors[shard].mail.push(mail);
+        self.world().doors[shard].mail.put(mail);
     }
 
     fn answer(&mut self, _ticket: u64, _answer: Answer) {}

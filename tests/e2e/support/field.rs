@@ -39,6 +39,11 @@ impl Field {
     pub fn over(peers: Vec<Peer>, changes: Value, count: u32, habit: &Habit) -> Field {
         let urls: Vec<String> = peers.iter().map(Peer::url).collect();
         let proxy = Proxy::start(&urls, changes);
+        Field::behind(proxy, peers, count, habit)
+    }
+
+    /// Clients before a proxy that has started already.
+    pub fn behind(proxy: Proxy, peers: Vec<Peer>, count: u32, habit: &Habit) -> Field {
         let crowd = Crowd::start(proxy.address, count, habit);
         Field {
             peers,

@@ -5,6 +5,7 @@ pub mod client;
 pub mod crc32c;
 pub mod field;
 pub mod frames;
+pub mod hosts;
 pub mod http;
 pub mod ledger;
 pub mod metrics;

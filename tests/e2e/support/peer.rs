@@ -65,11 +65,26 @@ impl Peer {
         through: &[&str],
         options: &[&str],
     ) -> Peer {
+        Peer::listen(kind, name, (host, free_port()), through, options)
+    }
+
+    /// A server on this one's port, at another address.
+    pub fn start_beside(&self, name: &str, host: &str) -> Peer {
+        Peer::listen(self.kind, name, (host, self.port), &[], &[])
+    }
+
+    fn listen(
+        kind: Kind,
+        name: &str,
+        (host, port): (&str, u16),
+        through: &[&str],
+        options: &[&str],
+    ) -> Peer {
         let dir = Scratch::new(name);
         let mut peer = Peer {
             kind,
             host: host.to_owned(),
-            port: free_port(),
+            port,
             options: ["--name", name]
                 .iter()
                 .chain(options)
@@ -85,6 +100,11 @@ impl Peer {
 
     pub fn url(&self) -> String {
         format!("ws://{}:{}", self.host, self.port)
+    }
+
+    /// Its URL under another name of its host.
+    pub fn url_at(&self, host: &str) -> String {
+        format!("ws://{host}:{}", self.port)
     }
 
     pub fn log(&self) -> PathBuf {

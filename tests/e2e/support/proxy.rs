@@ -4,6 +4,7 @@ use super::metrics::Metrics;
 use super::{Scratch, free_port, http, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,6 +25,11 @@ impl Proxy {
     /// One pool `main` over `servers` (URLs), times short enough for tests, and `changes` merged
     /// over that, object by object. Gives it when it is ready.
     pub fn start(servers: &[String], changes: Value) -> Proxy {
+        Proxy::start_through(&[], servers, changes)
+    }
+
+    /// As [`Proxy::start`], by way of another program: `unshare -m`, say. It must become wsteady.
+    pub fn start_through(through: &[String], servers: &[String], changes: Value) -> Proxy {
         let servers: Vec<Value> = servers
             .iter()
             .zip(["b1", "b2", "b3", "b4", "b5", "b6"])
@@ -33,14 +39,14 @@ impl Proxy {
         merge(&mut config, changes);
         // Another process can take a port between the look and the bind: then exit code 1.
         for _ in 0..3 {
-            if let Some(proxy) = Proxy::attempt(&config) {
+            if let Some(proxy) = Proxy::attempt(through, &config) {
                 return proxy;
             }
         }
         panic!("wsteady did not start");
     }
 
-    fn attempt(config: &Value) -> Option<Proxy> {
+    fn attempt(through: &[String], config: &Value) -> Option<Proxy> {
         let (listen, admin) = (free_port(), free_port());
         let mut config = config.clone();
         config["listen"] = json!([{ "address": format!("127.0.0.1:{listen}") }]);
@@ -49,7 +55,7 @@ impl Proxy {
         // JSON is YAML, too.
         std::fs::write(dir.file("wsteady.yaml"), config.to_string()).unwrap();
         let log = File::create(dir.file("log")).unwrap();
-        let child = binary()
+        let child = behind(through, &binary())
             .args(["run", "--config"])
             .arg(dir.file("wsteady.yaml"))
             .stdin(Stdio::null())
@@ -227,6 +233,21 @@ pub fn binary() -> Command {
         if name.to_string_lossy().starts_with("WSTEADY_") {
             command.env_remove(name);
         }
+    }
+    command
+}
+
+/// The same program with these words before it.
+fn behind(through: &[String], program: &Command) -> Command {
+    let mut words: Vec<OsString> = through.iter().map(Into::into).collect();
+    words.push(program.get_program().to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
     }
     command
 }

@@ -291,7 +291,15 @@ pub struct Origin {
 
 impl Origin {
     pub fn bind() -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Origin::over(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// One on another's port, at this address.
+    pub fn bind_at(ip: &str, other: &Origin) -> Origin {
+        Origin::over(TcpListener::bind((ip, other.address.port())).unwrap())
+    }
+
+    fn over(listener: TcpListener) -> Origin {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         Origin { listener, address }
