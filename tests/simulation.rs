@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use wsteady::sim::{self, BridgeCoverage, Coverage};
+use wsteady::sim::{self, Coverage, Sightings};
 
 #[test]
 fn the_laws_hold() {
@@ -27,7 +27,7 @@ fn the_bridge_keeps_its_laws() {
         report.coverage
     });
     let count = runs.len();
-    let total = BridgeCoverage::sum(&runs);
+    let total = Sightings::sum(&runs);
     println!("{total}");
     // A sweep that was made smaller need not see everything.
     if count >= 128 {
