@@ -11,6 +11,7 @@ mod bridge;
 mod codec;
 mod faults;
 mod ground;
+mod head;
 mod laws;
 mod peer;
 mod pipe;

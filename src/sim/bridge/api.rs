@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 
 use super::calls::Asking;
-use super::http::{Head, Messages};
+use super::http::Messages;
 use super::world::World;
 use crate::sim::codec;
 use crate::sim::ground::Reach;
+use crate::sim::head::Head;
 
 /// A server process.
 #[derive(Clone, Debug, Default)]

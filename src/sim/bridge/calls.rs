@@ -2,13 +2,13 @@
 //! what it has read of their answers.
 
 use super::api::Answer;
-use super::http::Head;
 use super::laws::Log;
 use super::people::{IDS, Stage};
 use super::world::World;
 use crate::session::Confirm;
 use crate::shard::Got;
 use crate::sim::codec;
+use crate::sim::head::Head;
 
 /// A call that is under way: its head was taken, its answer was not read, its connection is open.
 #[derive(Clone, Debug)]
