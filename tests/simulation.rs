@@ -35,6 +35,24 @@ fn the_bridge_keeps_its_laws() {
     }
 }
 
+#[test]
+fn the_http_pools_keep_their_laws() {
+    let runs = sweep(128, 2_000, |seed, steps| {
+        let report = sim::run_http(seed, steps, false);
+        if seed.is_multiple_of(16) {
+            let again = sim::run_http(seed, steps, false);
+            assert_eq!(report.trace, again.trace, "law: same seed, same trace");
+        }
+        report.coverage
+    });
+    let count = runs.len();
+    let total = Sightings::sum(&runs);
+    println!("{total}");
+    if count >= 128 {
+        assert!(total.missing().is_empty(), "never: {:?}", total.missing());
+    }
+}
+
 /// Runs all seeds in two threads. What went before a failure is printed by the run itself.
 fn sweep<T: Send>(seeds: u64, steps: u64, run: impl Fn(u64, u32) -> T + Sync) -> Vec<T> {
     let (first, seeds) = (number("SIM_SEED", 0), number("SIM_SEEDS", seeds));

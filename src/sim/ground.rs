@@ -97,6 +97,11 @@ impl Ground {
         }
     }
 
+    /// The shards' time.
+    pub fn tick(&self) -> u32 {
+        self.base.wrapping_add(self.now as u32)
+    }
+
     pub fn hit(&mut self, name: &'static str) {
         self.coverage.hit(name);
     }

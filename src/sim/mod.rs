@@ -12,6 +12,7 @@ mod codec;
 mod faults;
 mod ground;
 mod head;
+mod http;
 mod laws;
 mod peer;
 mod pipe;
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use self::bridge::{BridgeReport, run_bridge};
+pub use self::http::{HttpReport, run_http};
 pub use self::laws::Coverage;
 use self::peer::Server;
 pub use self::sightings::Sightings;

@@ -23,6 +23,8 @@ pub struct Pipe {
     pub reset: bool,
     /// The writer was refused something and wants to hear of new space.
     pub refused: bool,
+    /// Bytes in flight that an RST has destroyed.
+    pub destroyed: usize,
 }
 
 impl Pipe {
@@ -82,6 +84,7 @@ impl Pipe {
     }
 
     fn break_off(&mut self) {
+        self.destroyed += self.flight.len();
         self.flight.clear();
         self.reset = true;
     }
