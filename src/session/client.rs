@@ -109,9 +109,6 @@ impl Session {
         if loss == Loss::Fin && self.on_half_closed() {
             return;
         }
-        if self.phase == Phase::Serving && self.flags.calling {
-            ctx.tally.requests_failed += 1;
-        }
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
         ctx.actions.push(Action::HangUpClient);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
