@@ -26,6 +26,8 @@ pub(super) struct Exchange {
     keep: bool,
     /// A part of the body has left: it can't be sent again.
     spent: bool,
+    /// Something of an answer was read: nobody else is asked any more.
+    heard: bool,
     /// The answer is the server's failure: 5xx.
     failed: bool,
     answer: Answer,
@@ -104,6 +106,7 @@ impl Session {
             modern: request.minor_version == 1,
             keep: request.keeps_alive(),
             spent: false,
+            heard: false,
             failed: false,
             answer: Answer::Awaited,
         };
@@ -230,6 +233,13 @@ impl Session {
             return self.refuse_head(error, ctx);
         }
         self.break_off(ctx);
+    }
+
+    /// Bytes have come that are, or will be, an answer.
+    pub fn answer_begun(&mut self) {
+        if let Some(exchange) = self.exchange() {
+            exchange.heard = true;
+        }
     }
 
     /// The head of the answer.
@@ -371,8 +381,8 @@ impl Session {
         ctx.actions.push(Action::ReadClient);
     }
 
-    /// The server's connection was lost. Nothing of an answer was seen: another server may be asked,
-    /// if this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
+    /// The server's connection was lost. If nothing of an answer was seen, another server may be asked:
+    /// where this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
     pub(super) fn on_exchange_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         let reached = self.flags.reached;
         let Some(exchange) = self.exchange() else {
@@ -387,7 +397,8 @@ impl Session {
             &*exchange.method,
             "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
         );
-        let again = !exchange.spent && (!reached || (harmless && loss != Loss::TimedOut));
+        let silent = !exchange.heard && !matches!(loss, Loss::TimedOut | Loss::Protocol);
+        let again = !exchange.spent && (!reached || (harmless && silent));
         ctx.tally.requests_failed += 1;
         if again {
             return self.on_attempt_failed(Failed::Lost(loss), ctx);

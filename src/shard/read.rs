@@ -248,6 +248,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.core
                     .chunks
                     .push(&mut upstream.stash, &self.scratch[at..end]);
+                client.session.answer_begun();
                 break;
             }
             let bytes = &self.scratch[at..at + used];
