@@ -14,7 +14,7 @@ impl Session {
     pub fn wants_client(&self) -> bool {
         match (self.leg, self.phase) {
             (Leg::Gone | Leg::Closed, _) => false,
-            (_, Phase::Serving) if self.flags.half => false,
+            (_, Phase::Serving | Phase::Parting) if self.flags.half => false,
             (Leg::Deaf, _) => true,
             // Frames may come behind the request; a client that leaves must be noticed.
             (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
@@ -106,7 +106,7 @@ impl Session {
     }
 
     pub(super) fn on_client_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
-        if loss == Loss::Fin && self.on_half_closed() {
+        if loss == Loss::Fin && (self.on_half_closed() || self.has_last_words(ctx)) {
             return;
         }
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
@@ -138,9 +138,28 @@ impl Session {
         }
     }
 
+    /// The client has sent FIN, but waits for the rest of an answer as HTTP: it gets that before the
+    /// connection ends.
+    fn has_last_words(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        let waits = !self.out.is_empty() && !self.flags.opened && !self.flags.half;
+        match (self.phase, self.leg) {
+            (Phase::Parting, Leg::Deaf) if waits => {}
+            (Phase::Greeting, Leg::Talking) if waits => {
+                self.tell_end(End::ClientLost, ctx);
+                self.become_(Phase::Parting);
+                self.turn_deaf(ctx);
+            }
+            _ => return false,
+        }
+        self.flags.half = true;
+        true
+    }
+
     pub(super) fn on_client_drained(&mut self, ctx: &mut Ctx<'_>) {
         match self.leg {
             Leg::Closed => self.let_client_go(ctx),
+            // Both sides have said their last.
+            Leg::Deaf if self.flags.half && self.phase == Phase::Parting => self.let_client_go(ctx),
             Leg::Deaf => ctx.actions.push(Action::ShutClient),
             Leg::Talking | Leg::Closing => {
                 // All is written, but it may end inside a frame: no place for a Pong.

@@ -143,6 +143,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     }
                     0
                 }
+                // What came before the end is dealt with before it.
+                Got::End if kept > 0 && client.bits.stalled => 0,
                 Got::End => return self.tell(key, Event::ClientLost(Loss::Fin)),
                 Got::Broken => return self.tell(key, Event::ClientLost(BROKEN)),
             };
