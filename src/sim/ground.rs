@@ -408,6 +408,11 @@ impl<W: Scene> Io for Kernel<W> {
         }
     }
 
+    fn reset(&mut self, socket: usize) {
+        self.world().conns[socket].outward.break_off();
+        self.close(socket);
+    }
+
     fn close(&mut self, socket: usize) {
         let world = self.world();
         let far = world.conns[socket].far;

@@ -83,7 +83,7 @@ impl Pipe {
         take > 0
     }
 
-    fn break_off(&mut self) {
+    pub fn break_off(&mut self) {
         self.destroyed += self.flight.len();
         self.flight.clear();
         self.reset = true;

@@ -229,7 +229,12 @@ impl Line {
             _ => world.rng.below(400_000),
         };
         let body = stuff(DOWNWARD | number as u32, length as usize);
-        let old = world.rng.chance(1, 10);
+        let how = if bodiless && how == How::BadChunk {
+            How::Well
+        } else {
+            how
+        };
+        let old = how != How::BadChunk && world.rng.chance(1, 10);
         let mut keeps = !old;
         let version = if old { "1.0" } else { "1.1" };
         text.extend_from_slice(format!("HTTP/{version} {status} So\r\n").as_bytes());
