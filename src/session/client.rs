@@ -110,7 +110,7 @@ impl Session {
             return;
         }
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
-        ctx.actions.push(Action::HangUpClient);
+        self.hang_up_client(ctx);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -249,13 +249,21 @@ impl Session {
         self.want_by(by, ctx);
     }
 
+    /// Nothing more reaches the client. An answer that ends with its connection, and is not all there,
+    /// must not end like one that is.
+    fn hang_up_client(&mut self, ctx: &mut Ctx<'_>) {
+        let left = !self.out.is_empty() || self.is_exchanging();
+        let cut = self.flags.endless && left;
+        ctx.actions.push(Action::HangUpClient { cut });
+    }
+
     /// The client's connection is over, in good order or not.
     pub(super) fn let_client_go(&mut self, ctx: &mut Ctx<'_>) {
         if self.leg == Leg::Gone {
             return;
         }
         self.leg = Leg::Gone;
-        ctx.actions.push(Action::HangUpClient);
+        self.hang_up_client(ctx);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }

@@ -285,6 +285,7 @@ impl Session {
         };
         response.extend_from_slice(connection);
         response.extend_from_slice(b"\r\n");
+        self.flags.endless = endless;
         ctx.chunks.push(&mut self.out, &response);
         ctx.actions.push(Action::FlushClient);
         if head.ends {
@@ -447,6 +448,11 @@ impl Session {
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
+        if self.flags.endless {
+            // Its end is the connection's: only an RST is none.
+            ctx.direct.clear();
+            return self.let_client_go(ctx);
+        }
         // What came of it goes out; then the connection ends without the answer's end.
         self.settle_direct(ctx);
         self.turn_deaf(ctx);

@@ -139,6 +139,8 @@ struct Flags {
     half: bool,
     /// What is kept in the stash may begin with a whole request.
     unread: bool,
+    /// The answer that is queued for the client ends with its connection.
+    endless: bool,
 }
 
 /// What most sessions never need.

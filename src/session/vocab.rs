@@ -89,7 +89,10 @@ pub enum Action {
     /// Send FIN to the client when all is written, and read no message from it any more.
     ShutClient,
     /// Let go of the client's connection; what is unwritten is lost.
-    HangUpClient,
+    HangUpClient {
+        /// By RST: without the rest, what it has got would seem to be all.
+        cut: bool,
+    },
     /// Come back with `Due` at this moment, or earlier.
     Alarm(Tick),
     /// Reserve the ClientId; answer with `Reserved` or `Taken`.
