@@ -171,9 +171,17 @@ impl Session {
 
     /// The server's connection stands, and all that was handed on has left: more is wanted.
     pub(super) fn on_uploaded(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase == Phase::Serving && self.flags.paused && self.flags.calling {
+        if self.phase != Phase::Serving || !self.flags.calling {
+            return;
+        }
+        // As long as it takes what it is sent, a server is not silent.
+        let by = ctx.now.after(ctx.settings.response);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.deadline = Some(by);
+        }
+        self.bound_at = ctx.now;
+        if self.flags.paused {
             self.flags.paused = false;
-            self.bound_at = ctx.now;
             ctx.actions.push(Action::ReadClient);
         }
     }
