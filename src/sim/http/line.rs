@@ -305,6 +305,15 @@ impl World {
     pub fn end_line(&mut self, line: usize) {
         let place = &mut self.lines[line];
         let call = place.call.take();
+        if let Some(call) = call.as_ref().filter(|call| call.request.is_some()) {
+            let what = format!(
+                "line {line} is closed inside {:?}, {:?} bytes",
+                call.request, call.at
+            );
+            let whole = call.ends.is_some();
+            self.note(format_args!("{what}, all asked: {whole}"));
+        }
+        let place = &mut self.lines[line];
         // What a head that was cut has asked for counts, too.
         let first = place.tap.first_line().unwrap_or_default().to_string();
         if call.is_some_and(|call| call.head_ends.is_none())

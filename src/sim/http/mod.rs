@@ -342,7 +342,7 @@ fn fleet(pools: u16, rng: &mut Prng) -> Fleet {
             fixed: false,
             kind: Serves::Http,
             connections: Connections {
-                min: rng.below(3),
+                min: rng.below(2),
                 max: [1, 2, 3, 8][rng.below(4) as usize],
                 idle: 500 + rng.below(2_000),
                 queue: [0, 2, 10, 10][rng.below(4) as usize],
