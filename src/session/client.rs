@@ -487,7 +487,8 @@ impl Session {
 
     /// Reads on, once there is room again.
     pub(super) fn resume_client(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.paused && !self.is_full(ctx) {
+        // An upload waits for its server alone, whatever its client has read meanwhile.
+        if self.flags.paused && !self.is_exchanging() && !self.is_full(ctx) {
             self.flags.paused = false;
             self.rare().paused_since = None;
             self.client_pulse.resumed(ctx.now);
