@@ -65,7 +65,10 @@ impl Session {
         }
         if count > 0 {
             self.client_pulse.progressed(now);
-            if self.phase == Phase::Serving {
+            if matches!(
+                self.phase,
+                Phase::Serving | Phase::Greeting | Phase::Parting
+            ) {
                 self.bound_at = now;
             }
         }
