@@ -129,6 +129,12 @@ impl Session {
             .is_some_and(|rare| rare.exchange.is_some())
     }
 
+    /// Whether its answer is on its way to the client.
+    pub(super) fn is_answering(&self) -> bool {
+        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
+        exchange.is_some_and(|exchange| exchange.answer != Answer::Awaited)
+    }
+
     /// Whether its answer will have no body.
     pub fn asks_head(&self) -> bool {
         let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
