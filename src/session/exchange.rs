@@ -175,8 +175,8 @@ impl Session {
         Some(())
     }
 
-    /// The server's connection stands, and all that was handed on has left: more is wanted.
-    pub(super) fn on_uploaded(&mut self, ctx: &mut Ctx<'_>) {
+    /// The server's connection takes what was handed on; once that is all gone, more is wanted.
+    pub(super) fn on_uploaded(&mut self, all: bool, ctx: &mut Ctx<'_>) {
         if self.phase != Phase::Serving || !self.flags.calling {
             return;
         }
@@ -186,7 +186,7 @@ impl Session {
             attempt.deadline = Some(by);
         }
         self.bound_at = ctx.now;
-        if self.flags.paused {
+        if all && self.flags.paused {
             self.flags.paused = false;
             ctx.actions.push(Action::ReadClient);
         }

@@ -268,7 +268,7 @@ impl Session {
             Event::Taken => self.on_taken(ctx),
             Event::Evicted => self.on_evicted(ctx),
             Event::Pushed(pushed) => self.on_pushed(pushed, ctx),
-            Event::Uploaded => self.on_uploaded(ctx),
+            Event::Uploaded { all } => self.on_uploaded(all, ctx),
             Event::Due => self.on_due(ctx),
             Event::Move(mover) => self.on_move(mover, ctx),
             Event::Stop(end) => self.on_stop(end, ctx),

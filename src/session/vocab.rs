@@ -56,8 +56,8 @@ pub enum Event<'a> {
     Evicted,
     /// What became of the push that this connection has brought.
     Pushed(Pushed),
-    /// What was handed on of a request has left for the server.
-    Uploaded,
+    /// Something of a request has left for the server: all that was handed on?
+    Uploaded { all: bool },
 
     // Time and the operator.
     /// The alarm that the session asked for.
