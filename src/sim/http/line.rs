@@ -22,6 +22,8 @@ pub struct Line {
     pub calls: u32,
     /// It was chosen although another server should have been.
     pub wrong: Option<String>,
+    /// Its answers are not those that its server means: nobody could have told.
+    shifted: bool,
     /// Why nothing may ever be sent over it again.
     pub spoiled: Option<&'static str>,
     /// It has carried a probe.
@@ -264,8 +266,11 @@ impl World {
                 (answer.ends, answer.endless) = (Some(answer.body_begins), false);
                 answer.body.clear();
             }
+            // Who answers unasked in the moment in which it is asked shifts all that follows.
+            let shifted = &mut self.lines[line].shifted;
+            *shifted |= answer.meant_for.is_none();
             assert!(
-                answer.meant_for.is_none() || answer.meant_for == request,
+                *shifted || answer.meant_for == request,
                 "law: answer {front} to {:?} is read for {request:?}",
                 answer.meant_for
             );

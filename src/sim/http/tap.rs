@@ -199,7 +199,8 @@ impl World {
                 let on = line.filter(|line| self.conns[line.conn].proxy_open);
                 let response = u64::from(self.settings[place.pool].response);
                 let silent = self.now - place.carried_at;
-                trouble && (on.is_none() || silent + 50 >= response)
+                let long = place.body.len() > LONG;
+                (trouble || long) && (on.is_none() || silent + 50 >= response)
             }
             503 if self.laws.draining => true,
             503 => {
@@ -299,3 +300,6 @@ impl World {
 
 /// After so many ms without a byte a client is slow: shorter than any time-out.
 const PATIENCE: u64 = 700;
+
+/// The kernels need their time for a body of so many bytes.
+const LONG: usize = 50_000;
