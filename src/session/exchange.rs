@@ -457,7 +457,7 @@ impl Session {
     }
 
     /// An answer that is under way can't be ended well: the client must see that it is cut.
-    fn break_off(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn break_off(&mut self, ctx: &mut Ctx<'_>) {
         self.flags.ended = true;
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);

@@ -271,6 +271,10 @@ impl Session {
         if !late {
             return;
         }
+        if self.is_answering() {
+            // There is no place for another answer.
+            return self.break_off(ctx);
+        }
         if self.is_exchanging() {
             ctx.actions.push(Action::HangUpUpstream { say: None });
         }
