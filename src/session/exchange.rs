@@ -135,6 +135,19 @@ impl Session {
         exchange.is_some_and(|exchange| exchange.answer != Answer::Awaited)
     }
 
+    /// wsteady stops: what was asked is answered first, as long as there is time. True: so it is.
+    pub(super) fn finishes_exchange(&mut self) -> bool {
+        let asked = self.phase == Phase::Serving && self.is_exchanging();
+        if !asked || self.rare().stop.is_some() {
+            return false;
+        }
+        self.rare().stop = Some(super::End::Shutdown);
+        if let Some(exchange) = self.exchange() {
+            exchange.keep = false;
+        }
+        true
+    }
+
     /// Whether its answer will have no body.
     pub fn asks_head(&self) -> bool {
         let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());

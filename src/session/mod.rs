@@ -468,6 +468,10 @@ impl Session {
             return self.end_bridge(end, close, ctx);
         }
         self.free_id(ctx);
+        if self.is_answering() {
+            self.tell_end(end, ctx);
+            return self.break_off(ctx);
+        }
         // A server hears one Close from us: not another one behind a farewell or a move's.
         let whole_frame =
             self.journal.sent_at_frame() && (self.can_send() || planted!(SecondClose));
@@ -476,6 +480,7 @@ impl Session {
             self.phase,
             Phase::Greeting | Phase::Admitting | Phase::Serving
         );
+        let between = self.phase == Phase::Greeting && self.flags.unread && self.stash.is_empty();
         if !matches!(self.phase, Phase::Greeting) {
             let code = match (end, close) {
                 (End::ServerClosed, Some((code, _))) => code,
@@ -488,6 +493,8 @@ impl Session {
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
         match self.leg {
+            // Between two requests there is nothing to answer.
+            Leg::Talking if between => self.turn_deaf(ctx),
             Leg::Talking if unanswered => self.answer_http(end, ctx),
             Leg::Talking => self.close_client(end, close, ctx),
             Leg::Closing | Leg::Closed | Leg::Deaf => {}
@@ -501,6 +508,9 @@ impl Session {
         let graceful = matches!(end, End::Shutdown | End::Aborted)
             && self.leg == Leg::Talking
             && matches!(self.phase, Phase::Open | Phase::Moving | Phase::Held);
+        if end == End::Shutdown && self.finishes_exchange() {
+            return;
+        }
         if !graceful {
             return self.end(end, ctx);
         }
