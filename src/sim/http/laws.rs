@@ -21,8 +21,8 @@ pub struct Ledger {
     pub well_answered: u64,
     /// Requests that were sent away in this turn because too many waited.
     pub busy: Vec<usize>,
-    /// Requests that have got a line in this turn.
-    begun: usize,
+    /// Lines that were chosen in this turn.
+    chosen: usize,
     /// Requests that waited after the last turn, by pool.
     waited: Vec<usize>,
     /// Servers that were chosen in this turn, by which shard, and the line.
@@ -65,8 +65,23 @@ impl World {
     pub fn on_reuse(&mut self, line: usize) {
         let place = &self.lines[line];
         let (shard, server) = (self.conns[place.conn].shard, place.server);
-        self.laws.begun += 1;
         self.on_choice(shard, server, line);
+    }
+
+    /// Before a turn of the shard at `at`: time has gone on.
+    pub fn look(&mut self, at: usize, shards: &Shards) {
+        self.laws.views[at] = self.view(&shards[at]);
+    }
+
+    fn view(&self, shard: &Shard<HttpSim, Tongue>) -> Vec<View> {
+        let tick = Tick(self.tick());
+        let servers = shard.fleet().servers.iter();
+        let views = servers.map(|place| View {
+            allowed: place.state == ServerState::Enabled,
+            healthy: place.healthy,
+            usable: place.is_usable(tick),
+        });
+        views.collect()
     }
 
     /// After each turn of the shard at `at`.
@@ -82,18 +97,9 @@ impl World {
     /// Nobody is asked whom the operator, the probes or the breaker speak against, while there is
     /// somebody else.
     fn check_choices(&mut self, at: usize, shard: &Shard<HttpSim, Tongue>) {
-        let tick = Tick(self.tick());
-        let views: Vec<View> = shard
-            .fleet()
-            .servers
-            .iter()
-            .map(|place| View {
-                allowed: place.state == ServerState::Enabled,
-                healthy: place.healthy,
-                usable: place.is_usable(tick),
-            })
-            .collect();
+        let views = self.view(shard);
         let before = std::mem::replace(&mut self.laws.views[at], views);
+        self.laws.chosen = self.laws.choices.len();
         for (_, server, line) in std::mem::take(&mut self.laws.choices) {
             let views = &self.laws.views[at];
             let members = &shard.fleet().pools[self.origins[server].pool].members;
@@ -157,7 +163,7 @@ impl World {
             }
         }
         let before = std::mem::replace(&mut self.laws.waited, waiting.clone());
-        let begun = std::mem::take(&mut self.laws.begun);
+        let begun = std::mem::take(&mut self.laws.chosen);
         for request in std::mem::take(&mut self.laws.busy) {
             let pool = self.requests[request].pool;
             let queue = self.fleet.pools[pool].connections.queue as usize;
@@ -228,7 +234,7 @@ impl World {
                 let well = now > risen && !self.laws.draining;
                 assert!(
                     !well || healthy,
-                    "law: server {server} is well, says shard {shard}"
+                    "law: server {server} is well, says shard {shard}, {risen}: {origin:?}"
                 );
             }
         }

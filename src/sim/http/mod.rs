@@ -140,6 +140,8 @@ impl Run {
             if !self.running[at] {
                 continue;
             }
+            let world = self.world.as_mut().expect("the world is here");
+            world.look(at, &self.shards);
             let shard = &mut self.shards[at];
             shard.io.world = self.world.take();
             self.running[at] = shard.turn();
@@ -169,7 +171,7 @@ impl Run {
     /// Faults end. Within bounded time all that was asked is answered, or its connection has ended.
     fn settle(&mut self) {
         self.world().heal();
-        self.until(15_000, "healed", |run| {
+        self.until(40_000, "healed", |run| {
             let world = run.world.as_ref().expect("it is here");
             world.is_settled(&run.shards)
         });
@@ -189,7 +191,7 @@ impl Run {
             self.turn();
         }
         self.world().talking = false;
-        self.until(10_000, "all is well", |run| {
+        self.until(40_000, "all is well", |run| {
             let world = run.world.as_ref().expect("it is here");
             world.is_settled(&run.shards)
         });

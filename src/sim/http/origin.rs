@@ -165,7 +165,8 @@ impl Line {
             world.laws.trouble_at = world.now;
             bad[world.rng.below(bad.len() as u32) as usize]
         };
-        let slow = world.wild && world.rng.chance(1, 15);
+        // Probes have faults of their own.
+        let slow = world.wild && call.request.is_some() && world.rng.chance(1, 15);
         if slow {
             world.hit("answer: late");
         }

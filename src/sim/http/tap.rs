@@ -49,8 +49,9 @@ impl World {
                 None => break,
                 Some(Piece::Head(head)) => self.judge_answer(me, &mut tap, &head),
                 Some(Piece::Body(bytes)) => {
-                    let reading = tap.reading.as_mut().expect("it has begun");
-                    self.judge_body(me, reading, &bytes);
+                    if let Some(reading) = &mut tap.reading {
+                        self.judge_body(me, reading, &bytes);
+                    }
                 }
                 Some(Piece::End) => {
                     if let Some(reading) = tap.reading.take() {
@@ -78,6 +79,16 @@ impl World {
         let request = self.visitors[me].asked.get(tap.ends.len()).copied();
         let read = self.conns[self.visitors[me].conn].inward.taken;
         let request = request.filter(|id| self.requests[*id].begins < read);
+        if request.is_none() && status == 503 && self.laws.draining && tap.ends.is_empty() {
+            // Who came in the last moment is told so before it asks.
+            tap.closes = true;
+            let length = head
+                .value("content-length")
+                .and_then(|text| text.parse().ok());
+            return tap
+                .decoder
+                .frame(Framing::Length(length.expect("law: a length")));
+        }
         let request =
             request.unwrap_or_else(|| panic!("law: visitor {me} has not asked for {status}"));
         let place = &self.requests[request];
