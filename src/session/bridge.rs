@@ -6,7 +6,7 @@ use std::io::Write;
 use super::dialect::Reply;
 use super::search::Failed;
 use super::vocab::{Action, Confirm, End, Life, Loss, Push, PushVerb, Pushed, Settings, Verdict};
-use super::{Ctx, Leg, Phase, Session};
+use super::{Ctx, Flags, Leg, Phase, Session};
 use crate::kit::{Chunks, Tick};
 use crate::wire::close;
 use crate::wire::compose::HeadWriter;
@@ -25,7 +25,7 @@ pub struct CallTo<'a> {
 impl Session {
     /// Whether calls serve it, and no upstream of its own.
     pub fn is_bridged(&self) -> bool {
-        self.flags.bridged
+        self.flags.contains(Flags::BRIDGED)
     }
 
     /// The ClientId of a bridged session.
@@ -36,10 +36,10 @@ impl Session {
 
     /// Whether it has something to call about and no call is under way.
     pub fn wants_call(&self) -> bool {
-        self.flags.bridged
-            && !self.flags.calling
-            && (self.flags.wanting || self.attempt.is_some())
-            && (self.flags.reserved || self.phase != Phase::Admitting)
+        self.flags.contains(Flags::BRIDGED)
+            && !self.flags.contains(Flags::CALLING)
+            && (self.flags.contains(Flags::WANTING) || self.attempt.is_some())
+            && (self.flags.contains(Flags::RESERVED) || self.phase != Phase::Admitting)
     }
 
     /// The client asked to upgrade on a bridge: its id is reserved before the API hears of it.
@@ -67,15 +67,16 @@ impl Session {
         kept.set(&target, &lines);
         // Messages stand alone; what a bridge forwards is their content.
         kept.deflate = None;
-        self.flags.bridged = true;
+        self.flags.insert(Flags::BRIDGED);
         self.begin_admitting(ctx);
-        self.flags.queued = true;
+        self.flags.insert(Flags::QUEUED);
         ctx.actions.push(Action::Reserve);
     }
 
     /// The ClientId is this session's.
     pub(super) fn on_reserved(&mut self, ctx: &mut Ctx<'_>) {
-        (self.flags.queued, self.flags.reserved) = (false, true);
+        self.flags.remove(Flags::QUEUED);
+        self.flags.insert(Flags::RESERVED);
         if self.phase != Phase::Admitting {
             return self.free_id(ctx);
         }
@@ -84,14 +85,14 @@ impl Session {
 
     /// Somebody else has this ClientId: upgraded, so that the client hears why, and closed.
     pub(super) fn on_taken(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.queued = false;
+        self.flags.remove(Flags::QUEUED);
         if self.phase != Phase::Admitting || self.leg != Leg::Talking {
             return;
         }
         let Some(kept) = &mut self.kept else { return };
         let response = upgrade::switching(&kept.take_key(), None, None, &[]);
         ctx.actions.push(Action::Tell(Life::Denied { status: 409 }));
-        self.flags.ended = true;
+        self.flags.insert(Flags::ENDED);
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
         ctx.chunks.push(&mut self.out, &response);
@@ -106,7 +107,7 @@ impl Session {
 
     /// A newer client has this id: `session.on_duplicate: replace`.
     pub(super) fn on_evicted(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.bridged && self.farewell().is_none() {
+        if self.flags.contains(Flags::BRIDGED) && self.farewell().is_none() {
             self.end(End::Replaced, ctx);
         }
     }
@@ -201,8 +202,9 @@ impl Session {
 
     /// The first bytes of a call are on their way: dialled, or over a connection that stood.
     pub(super) fn on_call_begun(&mut self, ctx: &mut Ctx<'_>) {
-        (self.flags.wanting, self.flags.calling) = (false, true);
-        self.flags.reached = false;
+        self.flags.remove(Flags::WANTING);
+        self.flags.insert(Flags::CALLING);
+        self.flags.remove(Flags::REACHED);
         self.bound_at = ctx.now;
         ctx.tally.requests_started += 1;
         if self.attempt.is_none() {
@@ -212,7 +214,7 @@ impl Session {
 
     /// The connection of a call stands.
     pub(super) fn on_call_connected(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.reached = true;
+        self.flags.insert(Flags::REACHED);
         if self.attempt.is_none() {
             self.bound_at = ctx.now;
             self.want_by(ctx.now.after(ctx.settings.response), ctx);
@@ -221,7 +223,7 @@ impl Session {
 
     /// When a call without an [`Attempt`](super::Attempt) is given up.
     pub(super) fn call_ends_at(&self, settings: &Settings) -> Option<Tick> {
-        let span = if self.flags.reached {
+        let span = if self.flags.contains(Flags::REACHED) {
             settings.response
         } else {
             settings.connect
@@ -229,13 +231,19 @@ impl Session {
         // While we do not read, because the client takes nothing, the server is not to blame.
         // A plain request's client has that long for each part, too: it is not asked by Pings.
         let heard = self.phase == Phase::Serving || self.wants_upstream();
-        let calling = self.flags.bridged && self.flags.calling && self.attempt.is_none() && heard;
+        let calling = self.flags.contains(Flags::BRIDGED)
+            && self.flags.contains(Flags::CALLING)
+            && self.attempt.is_none()
+            && heard;
         calling.then(|| self.bound_at.after(span))
     }
 
     /// Begins the next call, if there is a reason for one and none is under way.
     pub(super) fn call_next(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.calling || self.flags.wanting || self.phase != Phase::Open {
+        if self.flags.contains(Flags::CALLING)
+            || self.flags.contains(Flags::WANTING)
+            || self.phase != Phase::Open
+        {
             return;
         }
         if self.journal.messages() == 0 {
@@ -244,14 +252,14 @@ impl Session {
             }
             self.become_(Phase::Finishing);
         }
-        self.flags.wanting = true;
+        self.flags.insert(Flags::WANTING);
         ctx.actions.push(Action::Dial);
     }
 
     /// The API has answered.
     pub(super) fn on_reply(&mut self, reply: Reply, ctx: &mut Ctx<'_>) {
         ctx.actions.push(Action::Release { keep: reply.keep });
-        if !std::mem::replace(&mut self.flags.calling, false) {
+        if !self.flags.take(Flags::CALLING) {
             return;
         }
         ctx.tally
@@ -465,7 +473,7 @@ impl Session {
 
     /// No answer: the connection could not be had, was lost, or said nothing in time.
     pub(super) fn on_call_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
-        if !std::mem::replace(&mut self.flags.calling, false) {
+        if !self.flags.take(Flags::CALLING) {
             return;
         }
         if self.phase == Phase::Serving {
@@ -493,7 +501,7 @@ impl Session {
 
     /// At `written` a message goes out once. A connection that never stood has taken nothing of it.
     fn is_spent(&self, ctx: &Ctx<'_>) -> bool {
-        ctx.settings.confirm == Confirm::Written && self.flags.reached
+        ctx.settings.confirm == Confirm::Written && self.flags.contains(Flags::REACHED)
     }
 
     /// It was handed over; what became of it nobody asked to know.
@@ -528,7 +536,7 @@ impl Session {
 
     /// Nobody could be asked on a first try.
     pub(super) fn on_no_call(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.wanting = false;
+        self.flags.remove(Flags::WANTING);
         match self.phase {
             Phase::Open => {
                 self.search(0, ctx);
@@ -557,7 +565,7 @@ impl Session {
             if self.attempt.take().is_some() {
                 ctx.tally.held -= 1;
             }
-            if std::mem::replace(&mut self.flags.calling, false) {
+            if self.flags.take(Flags::CALLING) {
                 ctx.tally.requests_failed += 1;
                 ctx.actions.push(Action::HangUpUpstream { say: None });
             }
@@ -568,7 +576,7 @@ impl Session {
 
     /// The API could not be told that the client has left.
     pub(super) fn give_up_farewell(&mut self, ctx: &mut Ctx<'_>) {
-        if std::mem::replace(&mut self.flags.calling, false) {
+        if self.flags.take(Flags::CALLING) {
             ctx.tally.requests_failed += 1;
         }
         self.part(ctx);
@@ -579,22 +587,24 @@ impl Session {
         if planted!(FreedEarly) {
             self.free_id(ctx);
         }
-        if self.flags.reserved {
+        if self.flags.contains(Flags::RESERVED) {
             ctx.actions.push(Action::Leaving);
         }
     }
 
     /// The id may be somebody else's; who still waits for it waits no more.
     pub(super) fn free_id(&mut self, ctx: &mut Ctx<'_>) {
-        let queued = std::mem::replace(&mut self.flags.queued, false);
-        if std::mem::replace(&mut self.flags.reserved, false) || queued {
+        let queued = self.flags.take(Flags::QUEUED);
+        if self.flags.take(Flags::RESERVED) || queued {
             ctx.actions.push(Action::Free);
         }
     }
 
     /// Something for this client from the API.
     pub fn on_push(&mut self, push: &Push, ctx: &mut Ctx<'_>) -> Pushed {
-        let here = self.flags.bridged && self.leg == Leg::Talking && self.farewell().is_none();
+        let here = self.flags.contains(Flags::BRIDGED)
+            && self.leg == Leg::Talking
+            && self.farewell().is_none();
         let phase = matches!(self.phase, Phase::Admitting | Phase::Open | Phase::Held);
         if !(here && phase) {
             return Pushed::Unknown;

@@ -1,7 +1,7 @@
 //! The client leg: what it sends goes to the journal, what is queued for it goes out.
 
 use super::vocab::{Action, Asking, End, Life, Loss};
-use super::{Ctx, Kept, Leg, Phase, Session};
+use super::{Ctx, Flags, Kept, Leg, Phase, Session};
 use crate::kit::{Chunks, Tick};
 use crate::wire::frame::{ControlPayload, Opcode, control};
 use crate::wire::head::{self, HeadError, HeadLimits, Request};
@@ -14,7 +14,7 @@ impl Session {
     pub fn wants_client(&self) -> bool {
         match (self.leg, self.phase) {
             (Leg::Gone | Leg::Closed, _) => false,
-            (_, Phase::Serving | Phase::Parting) if self.flags.half => false,
+            (_, Phase::Serving | Phase::Parting) if self.flags.contains(Flags::HALF) => false,
             (Leg::Deaf, _) => true,
             // Frames may come behind the request; a client that leaves must be noticed.
             (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
@@ -23,7 +23,7 @@ impl Session {
             (_, Phase::Serving) if self.is_exchanging() && !self.is_uploading() => {
                 self.stash.len() < EARLY_MAX
             }
-            _ => !self.flags.paused,
+            _ => !self.flags.contains(Flags::PAUSED),
         }
     }
 
@@ -40,7 +40,7 @@ impl Session {
     /// Whether it matters that all was written.
     pub fn awaits_drain(&self) -> bool {
         matches!(self.leg, Leg::Closed | Leg::Deaf)
-            || self.flags.paused
+            || self.flags.contains(Flags::PAUSED)
             || self.client_pulse.owes()
             || self
                 .rare
@@ -58,7 +58,7 @@ impl Session {
         let read = self.wants_upstream();
         chunks.drop_front(&mut self.out, count);
         if !read && self.wants_upstream() {
-            if self.flags.bridged {
+            if self.flags.contains(Flags::BRIDGED) {
                 self.bound_at = now;
             }
             self.upstream_pulse.resumed(now);
@@ -117,11 +117,14 @@ impl Session {
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
-        (self.flags.streaming, self.flags.down_cut) = (false, false);
+        self.flags.remove(Flags::STREAMING);
+        self.flags.remove(Flags::DOWN_CUT);
         match self.phase {
             // The API may say ok to a client that is not there any more: that is heard out.
             // Who comes back meanwhile waits for that, and is no duplicate.
-            Phase::Admitting if self.flags.bridged && self.flags.calling => {
+            Phase::Admitting
+                if self.flags.contains(Flags::BRIDGED) && self.flags.contains(Flags::CALLING) =>
+            {
                 self.announce_leaving(ctx);
             }
             Phase::Greeting | Phase::Admitting | Phase::Serving => {
@@ -132,7 +135,11 @@ impl Session {
             }
             Phase::Parting => self.bury(ctx),
             Phase::Open | Phase::Moving | Phase::Held if leg == Leg::Talking => {
-                let code = if self.flags.bridged { 1006 } else { 1001 };
+                let code = if self.flags.contains(Flags::BRIDGED) {
+                    1006
+                } else {
+                    1001
+                };
                 self.take_leave(code, "", ctx);
             }
             // It has said its Close already: the server still gets the rest.
@@ -144,7 +151,9 @@ impl Session {
     /// The client has sent FIN, but waits for the rest of an answer as HTTP: it gets that before the
     /// connection ends.
     fn has_last_words(&mut self, ctx: &mut Ctx<'_>) -> bool {
-        let waits = !self.out.is_empty() && !self.flags.opened && !self.flags.half;
+        let waits = !self.out.is_empty()
+            && !self.flags.contains(Flags::OPENED)
+            && !self.flags.contains(Flags::HALF);
         match (self.phase, self.leg) {
             (Phase::Parting, Leg::Deaf) if waits => {}
             // What it had begun to ask behind that can't be answered.
@@ -157,7 +166,7 @@ impl Session {
             }
             _ => return false,
         }
-        self.flags.half = true;
+        self.flags.insert(Flags::HALF);
         true
     }
 
@@ -165,13 +174,15 @@ impl Session {
         match self.leg {
             Leg::Closed => self.let_client_go(ctx),
             // Both sides have said their last.
-            Leg::Deaf if self.flags.half && self.phase == Phase::Parting => self.let_client_go(ctx),
+            Leg::Deaf if self.flags.contains(Flags::HALF) && self.phase == Phase::Parting => {
+                self.let_client_go(ctx)
+            }
             Leg::Deaf => ctx.actions.push(Action::ShutClient),
             Leg::Talking | Leg::Closing => {
                 // All is written, but it may end inside a frame: no place for a Pong.
                 // Nor is there one behind our Close.
-                let place =
-                    (self.leg == Leg::Talking || planted!(PongBehindClose)) && !self.flags.down_cut;
+                let place = (self.leg == Leg::Talking || planted!(PongBehindClose))
+                    && !self.flags.contains(Flags::DOWN_CUT);
                 let rare = self.rare.as_mut().filter(|_| place);
                 if let Some(pong) = rare.and_then(|rare| rare.client_pong.take()) {
                     self.queue_control(&pong, ctx);
@@ -196,7 +207,7 @@ impl Session {
             return;
         }
         ctx.actions.push(Action::Tell(Life::Denied { status }));
-        self.flags.ended = true;
+        self.flags.insert(Flags::ENDED);
         self.free_id(ctx);
         ctx.chunks.clear(&mut self.draft);
         ctx.actions.push(Action::HangUpUpstream { say: None });
@@ -221,7 +232,7 @@ impl Session {
     pub(super) fn close_client(&mut self, end: End, close: Option<(u16, &str)>, ctx: &mut Ctx<'_>) {
         debug_assert_eq!(self.leg, Leg::Talking);
         self.settle_direct(ctx);
-        if self.flags.down_cut {
+        if self.flags.contains(Flags::DOWN_CUT) {
             return self.turn_deaf(ctx);
         }
         let frame = match close {
@@ -259,7 +270,7 @@ impl Session {
     /// must not end like one that is.
     fn hang_up_client(&mut self, ctx: &mut Ctx<'_>) {
         let left = !self.out.is_empty() || self.is_exchanging();
-        let cut = self.flags.endless && left;
+        let cut = self.flags.contains(Flags::ENDLESS) && left;
         ctx.actions.push(Action::HangUpClient { cut });
     }
 
@@ -273,7 +284,8 @@ impl Session {
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
-        (self.flags.streaming, self.flags.down_cut) = (false, false);
+        self.flags.remove(Flags::STREAMING);
+        self.flags.remove(Flags::DOWN_CUT);
         if self.phase == Phase::Parting {
             self.bury(ctx);
         }
@@ -281,7 +293,7 @@ impl Session {
 
     fn greet(&mut self, bytes: &[u8], kept: usize, ctx: &mut Ctx<'_>) {
         let limits = HeadLimits::new(ctx.house.header_max);
-        let kept = if std::mem::take(&mut self.flags.unread) {
+        let kept = if self.flags.take(Flags::UNREAD) {
             0
         } else {
             kept
@@ -423,7 +435,7 @@ impl Session {
         }
         self.count_up(had, ctx);
         self.watch_message(ctx);
-        if self.flags.bridged {
+        if self.flags.contains(Flags::BRIDGED) {
             return self.call_next(ctx);
         }
         if self.journal.unsent() > unsent && self.can_send() {
@@ -483,10 +495,10 @@ impl Session {
         if ctx.settings.overflow_close {
             return self.end(End::Overflow, ctx);
         }
-        self.flags.paused = true;
+        self.flags.insert(Flags::PAUSED);
         self.rare().paused_since = Some(ctx.now);
         self.rare().confirmed_at = Some(ctx.now);
-        if self.flags.processed {
+        if self.flags.contains(Flags::PROCESSED) {
             self.want_by(ctx.now.after(ctx.settings.hold), ctx);
         }
     }
@@ -494,8 +506,8 @@ impl Session {
     /// Reads on, once there is room again.
     pub(super) fn resume_client(&mut self, ctx: &mut Ctx<'_>) {
         // An upload waits for its server alone, whatever its client has read meanwhile.
-        if self.flags.paused && !self.is_exchanging() && !self.is_full(ctx) {
-            self.flags.paused = false;
+        if self.flags.contains(Flags::PAUSED) && !self.is_exchanging() && !self.is_full(ctx) {
+            self.flags.remove(Flags::PAUSED);
             self.rare().paused_since = None;
             self.client_pulse.resumed(ctx.now);
             if planted!(PausedForever) {
@@ -558,7 +570,9 @@ impl Session {
             return;
         }
         let pong = control(Opcode::Pong, payload, None);
-        if (self.flags.down_cut && !planted!(PongInsideFrame)) || self.out.len() > PONG_MARK {
+        if (self.flags.contains(Flags::DOWN_CUT) && !planted!(PongInsideFrame))
+            || self.out.len() > PONG_MARK
+        {
             self.rare().client_pong = Some(pong);
         } else {
             self.queue_control(&pong, ctx);
@@ -566,7 +580,10 @@ impl Session {
     }
 
     fn queue_control(&mut self, frame: &[u8], ctx: &mut Ctx<'_>) {
-        debug_assert!(!self.flags.down_cut, "a control frame inside a frame");
+        debug_assert!(
+            !self.flags.contains(Flags::DOWN_CUT),
+            "a control frame inside a frame"
+        );
         self.settle_direct(ctx);
         ctx.chunks.push(&mut self.out, frame);
         ctx.actions.push(Action::FlushClient);
@@ -574,7 +591,8 @@ impl Session {
 
     /// Puts in the keepalive Ping, if there is a place for it.
     pub(super) fn ping_client(&mut self, ctx: &mut Ctx<'_>) {
-        if self.leg == Leg::Talking && !self.flags.down_cut && self.out.is_empty() {
+        if self.leg == Leg::Talking && !self.flags.contains(Flags::DOWN_CUT) && self.out.is_empty()
+        {
             self.queue_control(&control(Opcode::Ping, b"", None), ctx);
             self.client_pulse.asked(ctx.now);
         }
@@ -593,7 +611,7 @@ impl Session {
         // Answered at once, with its code (RFC 6455 5.5.1).
         let (code, reason) = said.unwrap_or((1005, ""));
         ctx.chunks.clear(&mut self.draft);
-        if self.flags.down_cut {
+        if self.flags.contains(Flags::DOWN_CUT) {
             self.leg = Leg::Deaf;
         } else {
             let echo = if code == 1005 {
@@ -604,7 +622,7 @@ impl Session {
             self.queue_control(&control(Opcode::Close, &echo, None), ctx);
             self.leg = Leg::Closed;
         }
-        self.flags.streaming = false;
+        self.flags.remove(Flags::STREAMING);
         self.client_closes_by(ctx);
         ctx.actions.push(Action::FlushClient);
         self.take_leave(code, reason, ctx);
@@ -619,9 +637,13 @@ impl Session {
             return;
         }
         ctx.chunks.clear(&mut self.draft);
-        self.flags.streaming = false;
+        self.flags.remove(Flags::STREAMING);
         self.close_client(End::ClientFault(code), Some((code, "")), ctx);
-        let said = if self.flags.bridged { code } else { 1001 };
+        let said = if self.flags.contains(Flags::BRIDGED) {
+            code
+        } else {
+            1001
+        };
         self.take_leave_as(End::ClientFault(code), said, "", ctx);
     }
 
@@ -633,7 +655,11 @@ impl Session {
     /// The client was silent past its deadline: there is nobody to say Close to.
     pub(super) fn on_client_silent(&mut self, ctx: &mut Ctx<'_>) {
         self.let_client_go(ctx);
-        let code = if self.flags.bridged { 1006 } else { 1001 };
+        let code = if self.flags.contains(Flags::BRIDGED) {
+            1006
+        } else {
+            1001
+        };
         self.take_leave_as(End::ClientSilent, code, "", ctx);
     }
 
@@ -652,12 +678,13 @@ impl Session {
             return;
         }
         ctx.chunks.clear(&mut self.stash);
-        self.flags.paused = false;
-        self.flags.cut = !self.journal.drop_unfinished(ctx.chunks);
+        self.flags.remove(Flags::PAUSED);
+        self.flags
+            .set(Flags::CUT, !self.journal.drop_unfinished(ctx.chunks));
         let rare = self.rare();
         (rare.farewell, rare.end) = (Some((code, reason.into())), Some(end));
         rare.message_since = None;
-        if self.flags.bridged {
+        if self.flags.contains(Flags::BRIDGED) {
             self.announce_leaving(ctx);
             return self.call_next(ctx);
         }

@@ -2,7 +2,7 @@
 
 use super::pulse::Beat;
 use super::vocab::{Action, End, Loss};
-use super::{Ctx, Leg, Phase, Session};
+use super::{Ctx, Flags, Leg, Phase, Session};
 use crate::kit::Tick;
 use crate::wire::compose::simple_response;
 
@@ -15,7 +15,7 @@ impl Session {
     }
 
     pub(super) fn on_due(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.alarmed = false;
+        self.flags.remove(Flags::ALARMED);
         self.look_at_greeting(ctx);
         self.look_at_visit(ctx);
         self.look_at_search(ctx);
@@ -63,7 +63,8 @@ impl Session {
             _ => ctx.settings.admit,
         };
         // A call that was begun has its own deadline: an API that hears of a client is heard out.
-        let begun = self.flags.calling && matches!(self.phase, Phase::Admitting | Phase::Serving);
+        let begun = self.flags.contains(Flags::CALLING)
+            && matches!(self.phase, Phase::Admitting | Phase::Serving);
         if !begun && attempt.ends_at(span, ctx.now).is_due(ctx.now) {
             if self.phase == Phase::Held && planted!(HoldForever) {
                 return;
@@ -80,7 +81,7 @@ impl Session {
             if self.phase == Phase::Serving {
                 return self.on_no_exchange(super::Nobody::Busy, ctx);
             }
-            if self.flags.bridged && !self.flags.reserved {
+            if self.flags.contains(Flags::BRIDGED) && !self.flags.contains(Flags::RESERVED) {
                 let wait = [("Retry-After", "1")];
                 let text = "the last session of this ClientId is not over yet\n";
                 return self.deny_with(503, &simple_response(503, text, &wait), ctx);
@@ -117,7 +118,9 @@ impl Session {
         self.rare().close_by = None;
         // A client that still takes its answer is not late, however slow it is.
         let by = self.bound_at.after(ctx.settings.close);
-        let takes = self.phase == Phase::Parting && !self.flags.opened && !by.is_due(ctx.now);
+        let takes = self.phase == Phase::Parting
+            && !self.flags.contains(Flags::OPENED)
+            && !by.is_due(ctx.now);
         if takes && !self.out.is_empty() {
             self.rare().close_by = Some(by);
             return self.want_by(by, ctx);
@@ -127,7 +130,9 @@ impl Session {
         match self.phase {
             Phase::Moving => self.move_late(ctx),
             // The server does not answer our Close: what it has not confirmed goes to another.
-            Phase::Finishing if !self.flags.bridged => self.on_upstream_lost(Loss::Silent, ctx),
+            Phase::Finishing if !self.flags.contains(Flags::BRIDGED) => {
+                self.on_upstream_lost(Loss::Silent, ctx)
+            }
             _ => {}
         }
         if closing {
@@ -141,12 +146,12 @@ impl Session {
             .message_since
             .is_some_and(|since| since.after(ctx.house.message_time).is_due(ctx.now));
         // While we do not read, the client is not to blame.
-        if late && self.leg == Leg::Talking && !self.flags.paused {
+        if late && self.leg == Leg::Talking && !self.flags.contains(Flags::PAUSED) {
             self.rare().message_since = None;
             return self.on_client_late(ctx);
         }
-        let unprocessed = self.flags.processed
-            && self.flags.paused
+        let unprocessed = self.flags.contains(Flags::PROCESSED)
+            && self.flags.contains(Flags::PAUSED)
             && [rare.paused_since, rare.confirmed_at]
                 .iter()
                 .all(|at| at.is_some_and(|at| at.after(ctx.settings.hold).is_due(ctx.now)));
@@ -162,19 +167,22 @@ impl Session {
             Phase::Greeting | Phase::Serving | Phase::Admitting
         );
         if self.leg == Leg::Talking && upgraded {
-            let reading = !self.flags.paused && !self.flags.client_squeezed;
+            let reading =
+                !self.flags.contains(Flags::PAUSED) && !self.flags.contains(Flags::CLIENT_SQUEEZED);
             match self.client_pulse.look(ctx.now, ping, pong, reading) {
                 Beat::Wait(_) => {}
                 Beat::Ask => self.ping_client(ctx),
                 Beat::Dead => self.on_client_silent(ctx),
             }
         }
-        if matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.bridged {
+        if matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.contains(Flags::BRIDGED)
+        {
             // A Ping that waits for the rest of a client's frame says nothing of the server.
             let mute = self.upstream_pulse.owes()
                 && self.journal.unsent() == 0
                 && !self.journal.sent_at_frame();
-            let reading = self.wants_upstream() && !self.flags.upstream_squeezed && !mute;
+            let reading =
+                self.wants_upstream() && !self.flags.contains(Flags::UPSTREAM_SQUEEZED) && !mute;
             match self.upstream_pulse.look(ctx.now, ping, pong, reading) {
                 Beat::Wait(_) => {}
                 Beat::Ask => ctx.actions.push(Action::FlushUpstream),
@@ -214,8 +222,8 @@ impl Session {
             } else {
                 ctx.settings.admit
             };
-            let begun =
-                self.flags.calling && matches!(self.phase, Phase::Admitting | Phase::Serving);
+            let begun = self.flags.contains(Flags::CALLING)
+                && matches!(self.phase, Phase::Admitting | Phase::Serving);
             add((!begun).then(|| attempt.ends_at(span, ctx.now)));
             add(attempt.deadline);
             add(attempt.retry_at);
@@ -225,7 +233,7 @@ impl Session {
             // Nobody is to blame any more once the client was closed.
             let talking = rare.message_since.filter(|_| self.leg == Leg::Talking);
             add(talking.map(|since| since.after(ctx.house.message_time)));
-            if self.flags.processed && self.flags.paused {
+            if self.flags.contains(Flags::PROCESSED) && self.flags.contains(Flags::PAUSED) {
                 let since = rare.confirmed_at.or(rare.paused_since).unwrap_or(ctx.now);
                 add(Some(since.after(ctx.settings.hold)));
             }
@@ -233,9 +241,11 @@ impl Session {
         if self.leg == Leg::Talking && upgraded {
             add(Some(self.client_pulse.next_look(ping, pong)));
         }
-        if matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.bridged {
+        if matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.contains(Flags::BRIDGED)
+        {
             add(Some(self.upstream_pulse.next_look(ping, pong)));
-            let confirms = ctx.settings.confirm != super::Confirm::Written && !self.flags.processed;
+            let confirms = ctx.settings.confirm != super::Confirm::Written
+                && !self.flags.contains(Flags::PROCESSED);
             let due = self.unconfirmed_since.after(ctx.settings.barrier_delay);
             // One that is overdue has no place now, inside a frame or before a full socket. What
             // makes room for it flushes, too; to look every millisecond until then helps nobody.

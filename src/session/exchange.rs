@@ -7,7 +7,7 @@ use super::bridge::CallTo;
 use super::dialect::Head;
 use super::search::Failed;
 use super::vocab::{Action, Life, Loss, Nobody, Verdict};
-use super::{Ctx, Kept, Phase, Session};
+use super::{Ctx, Flags, Kept, Phase, Session};
 use crate::kit::{Chain, Tick};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::{HeadWriter, simple_response};
@@ -68,14 +68,14 @@ impl Session {
         };
         let whole = exchange.upload.done;
         self.kept = Some(Box::new(kept));
-        self.flags.bridged = true;
+        self.flags.insert(Flags::BRIDGED);
         self.become_(Phase::Serving);
         self.rare().exchange = Some(Box::new(exchange));
         self.bound_at = ctx.now;
         self.attempt = Some(Box::new(super::Attempt::new(ctx.now)));
         self.want_by(ctx.now.after(ctx.settings.admit), ctx);
         // The body waits for its server.
-        self.flags.paused = !whole;
+        self.flags.set(Flags::PAUSED, !whole);
         ctx.actions.push(Action::Dial);
     }
 
@@ -190,7 +190,7 @@ impl Session {
 
     /// The server's connection takes what was handed on; once that is all gone, more is wanted.
     pub(super) fn on_uploaded(&mut self, all: bool, ctx: &mut Ctx<'_>) {
-        if self.phase != Phase::Serving || !self.flags.calling {
+        if self.phase != Phase::Serving || !self.flags.contains(Flags::CALLING) {
             return;
         }
         // As long as it takes what it is sent, a server is not silent.
@@ -199,8 +199,8 @@ impl Session {
             attempt.deadline = Some(by);
         }
         self.bound_at = ctx.now;
-        if all && self.flags.paused {
-            self.flags.paused = false;
+        if all && self.flags.contains(Flags::PAUSED) {
+            self.flags.remove(Flags::PAUSED);
             ctx.actions.push(Action::ReadClient);
         }
     }
@@ -208,7 +208,7 @@ impl Session {
     /// Bytes of the request's body.
     pub(super) fn on_upload_bytes(&mut self, bytes: &[u8], ctx: &mut Ctx<'_>) {
         let mut at = 0;
-        let calling = self.flags.calling;
+        let calling = self.flags.contains(Flags::CALLING);
         while let Some(exchange) = self
             .rare
             .as_mut()
@@ -246,7 +246,7 @@ impl Session {
         ctx.chunks.push(&mut self.stash, &bytes[at..]);
         self.bound_at = ctx.now;
         if !self.draft.is_empty() {
-            self.flags.paused = true;
+            self.flags.insert(Flags::PAUSED);
             ctx.actions.push(Action::Upload);
         }
     }
@@ -312,7 +312,7 @@ impl Session {
         };
         response.extend_from_slice(connection);
         response.extend_from_slice(b"\r\n");
-        self.flags.endless = endless;
+        self.flags.set(Flags::ENDLESS, endless);
         ctx.chunks.push(&mut self.out, &response);
         ctx.actions.push(Action::FlushClient);
         if head.ends {
@@ -370,11 +370,11 @@ impl Session {
         // A request that was not taken whole leaves a connection that nobody can use again.
         let keep = keep && exchange.upload.done;
         ctx.actions.push(Action::Release { keep });
-        self.flags.calling = false;
+        self.flags.remove(Flags::CALLING);
         if exchange.keep && exchange.upload.done {
             self.await_request(ctx);
         } else {
-            self.flags.ended = true;
+            self.flags.insert(Flags::ENDED);
             self.forget_upstream(ctx);
             self.become_(Phase::Parting);
             self.turn_deaf(ctx);
@@ -385,10 +385,10 @@ impl Session {
     /// asked whole, and never will be.
     pub(super) fn on_half_closed(&mut self) -> bool {
         let whole = self.is_asked() || (self.is_exchanging() && !self.is_uploading());
-        if self.phase != Phase::Serving || !whole || self.flags.half {
+        if self.phase != Phase::Serving || !whole || self.flags.contains(Flags::HALF) {
             return false;
         }
-        self.flags.half = true;
+        self.flags.insert(Flags::HALF);
         if let Some(exchange) = self.exchange() {
             exchange.keep = false;
         }
@@ -398,12 +398,13 @@ impl Session {
 
     /// The connection waits for the client's next request, which may lead somewhere else.
     pub(super) fn await_request(&mut self, ctx: &mut Ctx<'_>) {
-        (self.flags.bridged, self.flags.paused) = (false, false);
+        self.flags.remove(Flags::BRIDGED);
+        self.flags.remove(Flags::PAUSED);
         self.attempt = None;
         self.kept = None;
         self.pool = None;
         self.become_(Phase::Greeting);
-        self.flags.unread = true;
+        self.flags.insert(Flags::UNREAD);
         self.bound_at = ctx.now;
         self.want_by(ctx.now.after(ctx.house.handshake), ctx);
         ctx.actions.push(Action::ReadClient);
@@ -412,7 +413,7 @@ impl Session {
     /// The server's connection was lost. If nothing of an answer was seen, another server may be asked:
     /// where this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
     pub(super) fn on_exchange_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
-        let reached = self.flags.reached;
+        let reached = self.flags.contains(Flags::REACHED);
         let Some(exchange) = self.exchange() else {
             return;
         };
@@ -471,11 +472,11 @@ impl Session {
 
     /// An answer that is under way can't be ended well: the client must see that it is cut.
     pub(super) fn break_off(&mut self, ctx: &mut Ctx<'_>) {
-        self.flags.ended = true;
+        self.flags.insert(Flags::ENDED);
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
-        if self.flags.endless {
+        if self.flags.contains(Flags::ENDLESS) {
             // Its end is the connection's: only an RST is none.
             ctx.direct.clear();
             return self.let_client_go(ctx);

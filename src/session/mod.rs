@@ -1,5 +1,5 @@
 //! Knows one conversation: a client, and whatever serves it now.
-//! Imports: ipnet, std, crate::kit, crate::wire.
+//! Imports: bitflags, ipnet, std, crate::kit, crate::wire.
 //! Never: mio, std::net::Tcp, std::time, log, crate::fleet, crate::shard, crate::net, crate::sim, crate::control.
 //!
 //! A session is plain data that outlives its connections: no socket, thread, closure or reference.
@@ -23,6 +23,8 @@ pub mod vocab;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+
+use bitflags::bitflags;
 
 pub use self::attempt::Attempt;
 pub use self::bridge::{CallTo, probe_request};
@@ -98,49 +100,60 @@ enum Leg {
     Gone,
 }
 
-/// Facts of one bit.
-#[derive(Clone, Copy, Debug, Default)]
-struct Flags {
-    /// The server confirms by `wsteady:<n>`.
-    processed: bool,
-    /// A downward message longer than `atomic` is passing through.
-    streaming: bool,
-    /// What was queued for the client ends inside a frame.
-    down_cut: bool,
-    /// The client is not read: a bound was reached.
-    paused: bool,
-    /// A leg is not read because all memory is leased out.
-    client_squeezed: bool,
-    upstream_squeezed: bool,
-    /// Moving: the Close is owed, or has left.
-    leaving: bool,
-    left: bool,
-    /// The client's last frame was cut off after a part of it was sent.
-    cut: bool,
-    /// `Due` will come.
-    alarmed: bool,
-    /// The client got its 101.
-    opened: bool,
-    /// `Ended` was told.
-    ended: bool,
-    /// Calls serve it.
-    bridged: bool,
-    /// It has asked for its ClientId, and waits.
-    queued: bool,
-    /// Its ClientId is reserved for it.
-    reserved: bool,
-    /// A call is due, and nobody was dialled for it yet.
-    wanting: bool,
-    /// A call is under way,
-    calling: bool,
-    /// and its connection stands.
-    reached: bool,
-    /// The client of a plain request has sent FIN, and waits for its answer.
-    half: bool,
-    /// What is kept in the stash may begin with a whole request.
-    unread: bool,
-    /// The answer that is queued for the client ends with its connection.
-    endless: bool,
+bitflags! {
+    /// Facts of one bit.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Flags: u32 {
+        /// The server confirms by `wsteady:<n>`.
+        const PROCESSED = 1 << 0;
+        /// A downward message longer than `atomic` is passing through.
+        const STREAMING = 1 << 1;
+        /// What was queued for the client ends inside a frame.
+        const DOWN_CUT = 1 << 2;
+        /// The client is not read: a bound was reached.
+        const PAUSED = 1 << 3;
+        /// A leg is not read because all memory is leased out.
+        const CLIENT_SQUEEZED = 1 << 4;
+        const UPSTREAM_SQUEEZED = 1 << 5;
+        /// Moving: the Close is owed, or has left.
+        const LEAVING = 1 << 6;
+        const LEFT = 1 << 7;
+        /// The client's last frame was cut off after a part of it was sent.
+        const CUT = 1 << 8;
+        /// `Due` will come.
+        const ALARMED = 1 << 9;
+        /// The client got its 101.
+        const OPENED = 1 << 10;
+        /// `Ended` was told.
+        const ENDED = 1 << 11;
+        /// Calls serve it.
+        const BRIDGED = 1 << 12;
+        /// It has asked for its ClientId, and waits.
+        const QUEUED = 1 << 13;
+        /// Its ClientId is reserved for it.
+        const RESERVED = 1 << 14;
+        /// A call is due, and nobody was dialled for it yet.
+        const WANTING = 1 << 15;
+        /// A call is under way,
+        const CALLING = 1 << 16;
+        /// and its connection stands.
+        const REACHED = 1 << 17;
+        /// The client of a plain request has sent FIN, and waits for its answer.
+        const HALF = 1 << 18;
+        /// What is kept in the stash may begin with a whole request.
+        const UNREAD = 1 << 19;
+        /// The answer that is queued for the client ends with its connection.
+        const ENDLESS = 1 << 20;
+    }
+}
+
+impl Flags {
+    /// Clears a flag; whether it was set.
+    fn take(&mut self, flag: Flags) -> bool {
+        let was = self.contains(flag);
+        self.remove(flag);
+        was
+    }
 }
 
 /// What most sessions never need.
@@ -377,7 +390,7 @@ impl Session {
 
     /// Whether its client ever got its 101.
     pub fn was_opened(&self) -> bool {
-        self.flags.opened
+        self.flags.contains(Flags::OPENED)
     }
 
     /// Whether a client is still connected.
@@ -392,18 +405,18 @@ impl Session {
 
     /// The shard reads this leg, or can't for want of memory: a leg that is not read is not silent.
     pub fn squeeze_client(&mut self, squeezed: bool, now: Tick) {
-        if self.flags.client_squeezed && !squeezed {
+        if self.flags.contains(Flags::CLIENT_SQUEEZED) && !squeezed {
             self.client_pulse.resumed(now);
         }
-        self.flags.client_squeezed = squeezed;
+        self.flags.set(Flags::CLIENT_SQUEEZED, squeezed);
     }
 
     /// As [`squeeze_client`](Session::squeeze_client), for the upstream.
     pub fn squeeze_upstream(&mut self, squeezed: bool, now: Tick) {
-        if self.flags.upstream_squeezed && !squeezed {
+        if self.flags.contains(Flags::UPSTREAM_SQUEEZED) && !squeezed {
             self.upstream_pulse.resumed(now);
         }
-        self.flags.upstream_squeezed = squeezed;
+        self.flags.set(Flags::UPSTREAM_SQUEEZED, squeezed);
     }
 
     /// Whether the client's end was begun, by whomever; then nobody needs to begin it again.
@@ -414,7 +427,7 @@ impl Session {
     /// What must always hold; run after each turn in tests.
     pub fn check_invariants(&self) {
         self.journal.check_invariants();
-        let again = self.flags.bridged
+        let again = self.flags.contains(Flags::BRIDGED)
             && matches!(self.phase, Phase::Finishing | Phase::Serving)
             && self.attempt.is_some();
         let searching = matches!(self.phase, Phase::Admitting | Phase::Held) || again;
@@ -432,7 +445,7 @@ impl Session {
             assert_eq!(self.held_bytes(), 0, "a session to be buried holds chunks");
             assert_eq!(self.leg, Leg::Gone);
         }
-        assert!(!self.flags.streaming || self.draft.is_empty());
+        assert!(!self.flags.contains(Flags::STREAMING) || self.draft.is_empty());
         assert!(
             self.barrier.is_none()
                 || matches!(self.phase, Phase::Open | Phase::Moving | Phase::Finishing)
@@ -464,7 +477,10 @@ impl Session {
             return;
         }
         let patient = self.farewell().is_none() || end == End::Hold;
-        if self.flags.bridged && patient && matches!(self.phase, Phase::Open | Phase::Held) {
+        if self.flags.contains(Flags::BRIDGED)
+            && patient
+            && matches!(self.phase, Phase::Open | Phase::Held)
+        {
             return self.end_bridge(end, close, ctx);
         }
         self.free_id(ctx);
@@ -480,7 +496,9 @@ impl Session {
             self.phase,
             Phase::Greeting | Phase::Admitting | Phase::Serving
         );
-        let between = self.phase == Phase::Greeting && self.flags.unread && self.stash.is_empty();
+        let between = self.phase == Phase::Greeting
+            && self.flags.contains(Flags::UNREAD)
+            && self.stash.is_empty();
         if !matches!(self.phase, Phase::Greeting) {
             let code = match (end, close) {
                 (End::ServerClosed, Some((code, _))) => code,
@@ -514,7 +532,7 @@ impl Session {
         if !graceful {
             return self.end(end, ctx);
         }
-        let whole = self.draft.is_empty() && !self.flags.streaming;
+        let whole = self.draft.is_empty() && !self.flags.contains(Flags::STREAMING);
         if !whole && self.rare().stop.is_none() {
             // At a message boundary: `on_piece` comes back here.
             self.rare().stop = Some(end);
@@ -534,9 +552,11 @@ impl Session {
         if !(planted!(EndUncounted) && end == End::ServerClosed) {
             ctx.tally.unconfirmed[end.index()] += u64::from(unconfirmed);
         }
-        if !self.flags.ended {
-            self.flags.ended = true;
-            ctx.tally.bridged -= u64::from(self.flags.bridged && self.flags.opened);
+        if !self.flags.contains(Flags::ENDED) {
+            self.flags.insert(Flags::ENDED);
+            ctx.tally.bridged -= u64::from(
+                self.flags.contains(Flags::BRIDGED) && self.flags.contains(Flags::OPENED),
+            );
             let unconfirmed = unconfirmed + lost;
             ctx.actions
                 .push(Action::Tell(Life::Ended { end, unconfirmed }));
@@ -553,12 +573,13 @@ impl Session {
         if self.attempt.take().is_some() && self.phase == Phase::Held {
             ctx.tally.held -= 1;
         }
-        self.flags.upstream_squeezed = false;
-        self.flags.wanting = false;
-        if std::mem::replace(&mut self.flags.calling, false) {
+        self.flags.remove(Flags::UPSTREAM_SQUEEZED);
+        self.flags.remove(Flags::WANTING);
+        if self.flags.take(Flags::CALLING) {
             ctx.tally.requests_failed += 1;
         }
-        (self.flags.leaving, self.flags.left) = (false, false);
+        self.flags.remove(Flags::LEAVING);
+        self.flags.remove(Flags::LEFT);
         if let Some(rare) = &mut self.rare {
             rare.server_pong = None;
         }
@@ -583,8 +604,9 @@ impl Session {
 
     /// Makes sure that `Due` comes no later than this.
     fn want_by(&mut self, moment: Tick, ctx: &mut Ctx<'_>) {
-        if !self.flags.alarmed || moment.is_before(self.alarm) {
-            (self.alarm, self.flags.alarmed) = (moment, true);
+        if !self.flags.contains(Flags::ALARMED) || moment.is_before(self.alarm) {
+            self.alarm = moment;
+            self.flags.insert(Flags::ALARMED);
             ctx.actions.push(Action::Alarm(moment));
         }
     }

@@ -3,7 +3,7 @@
 use super::attempt::{Attempt, back_off};
 use super::dialect::{Accepted, Answer};
 use super::vocab::{Action, End, Kind, Life, Loss, Nobody, Verdict};
-use super::{Ctx, Leg, Phase, Session};
+use super::{Ctx, Flags, Leg, Phase, Session};
 use crate::wire::frame::Sender;
 use crate::wire::scan::Scanner;
 use crate::wire::upgrade;
@@ -45,7 +45,7 @@ impl Session {
 
     pub(super) fn on_dialling(&mut self, server: u16, ctx: &mut Ctx<'_>) {
         let deadline = ctx.now.after(ctx.settings.connect);
-        if self.flags.bridged {
+        if self.flags.contains(Flags::BRIDGED) {
             self.server = Some(server);
             self.on_call_begun(ctx);
         }
@@ -63,12 +63,12 @@ impl Session {
     }
 
     pub(super) fn on_connected(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.bridged {
+        if self.flags.contains(Flags::BRIDGED) {
             self.on_call_connected(ctx);
         }
         let span = match self.phase {
             Phase::Admitting => ctx.settings.handshake,
-            _ if self.flags.bridged => ctx.settings.response,
+            _ if self.flags.contains(Flags::BRIDGED) => ctx.settings.response,
             _ => ctx.settings.handshake,
         };
         let deadline = ctx.now.after(span);
@@ -90,7 +90,7 @@ impl Session {
         if self.phase == Phase::Serving {
             return self.on_no_exchange(nobody, ctx);
         }
-        if self.flags.bridged && self.attempt.is_none() {
+        if self.flags.contains(Flags::BRIDGED) && self.attempt.is_none() {
             return self.on_no_call(ctx);
         }
         let Some(attempt) = &mut self.attempt else {
@@ -104,7 +104,9 @@ impl Session {
                 self.deny(502, "no server answered as it should", ctx);
             }
             (Phase::Held, Nobody::AllTried)
-                if attempt.all_refused && !attempt.tried.is_empty() && !self.flags.bridged =>
+                if attempt.all_refused
+                    && !attempt.tried.is_empty()
+                    && !self.flags.contains(Flags::BRIDGED) =>
             {
                 self.end(End::Refused, ctx);
             }
@@ -173,7 +175,7 @@ impl Session {
             return;
         };
         ctx.actions.push(Action::Report(Verdict::Success));
-        self.flags.processed = accepted.processed;
+        self.flags.set(Flags::PROCESSED, accepted.processed);
         self.upstream_pulse.answered(ctx.now);
         self.bound_at = ctx.now;
         self.unconfirmed_since = ctx.now;
@@ -224,7 +226,7 @@ impl Session {
         kept.deflate = accepted.deflate;
         self.client_pulse.answered(ctx.now);
         self.failures = 0;
-        self.flags.opened = true;
+        self.flags.insert(Flags::OPENED);
         self.want_by(
             self.client_pulse
                 .next_look(ctx.settings.ping, ctx.settings.pong),

@@ -3,7 +3,7 @@
 use super::dialect::{Dialect, Heard, Piece};
 use super::search::Failed;
 use super::vocab::{Action, Confirm, End, Life, Loss, Mover, Verdict};
-use super::{Awaited, Ctx, Leg, Phase, Session};
+use super::{Awaited, Ctx, Flags, Leg, Phase, Session};
 use crate::kit::{Chunks, Prng, Tick};
 use crate::wire::frame::ControlPayload;
 
@@ -40,7 +40,9 @@ impl Session {
 
     /// Whether the journal may be sent now.
     pub(super) fn can_send(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Moving) && !self.flags.left && !self.flags.bridged
+        matches!(self.phase, Phase::Open | Phase::Moving)
+            && !self.flags.contains(Flags::LEFT)
+            && !self.flags.contains(Flags::BRIDGED)
     }
 
     /// What is to be sent of the journal.
@@ -63,7 +65,7 @@ impl Session {
         self.can_send()
             && (self.upstream_pulse.owes()
                 || self.server_pong().is_some()
-                || self.flags.leaving
+                || self.flags.contains(Flags::LEAVING)
                 || self.barrier_due(now, settings)
                 || (self.phase == Phase::Open && self.farewell().is_some()))
     }
@@ -110,7 +112,7 @@ impl Session {
         let all_said = parcel.place == Place::After || backlog == 0;
         let farewell = self
             .farewell()
-            .filter(|_| self.phase == Phase::Open && all_said && !self.flags.cut);
+            .filter(|_| self.phase == Phase::Open && all_said && !self.flags.contains(Flags::CUT));
         // A last barrier before the Close: its Pong tells a reply from a Close of the server's own.
         let last = farewell.is_some() && self.journal.messages() > 0 && self.asks(settings);
         // A barrier that would confirm nothing waits for its messages to leave; a keepalive does not.
@@ -120,7 +122,7 @@ impl Session {
             parcel.control.extend_from_slice(&dialect.ping(number, rng));
             parcel.ping = Some(number);
         }
-        if self.flags.leaving && !self.flags.left {
+        if self.flags.contains(Flags::LEAVING) && !self.flags.contains(Flags::LEFT) {
             parcel
                 .control
                 .extend_from_slice(&dialect.close(1000, "moved", rng));
@@ -162,7 +164,9 @@ impl Session {
 
     /// Whether barriers are what confirms.
     fn asks(&self, settings: &super::Settings) -> bool {
-        !self.flags.processed && !self.flags.bridged && settings.confirm != Confirm::Written
+        !self.flags.contains(Flags::PROCESSED)
+            && !self.flags.contains(Flags::BRIDGED)
+            && settings.confirm != Confirm::Written
     }
 
     pub(super) fn want_barrier(&mut self, ctx: &mut Ctx<'_>) {
@@ -181,7 +185,7 @@ impl Session {
             let count = self.journal.confirm_sent(ctx.chunks);
             self.count_confirmed(count, ctx);
         }
-        if self.flags.cut && self.journal.unsent() == 0 {
+        if self.flags.contains(Flags::CUT) && self.journal.unsent() == 0 {
             self.part_cut(ctx);
         }
     }
@@ -210,7 +214,7 @@ impl Session {
         self.rare().close_by = Some(by);
         self.want_by(by, ctx);
         if self.phase == Phase::Moving {
-            self.flags.left = true;
+            self.flags.insert(Flags::LEFT);
         } else {
             self.become_(Phase::Finishing);
         }
@@ -253,7 +257,7 @@ impl Session {
             ctx.tally.sizes_down.record(piece.announced);
         }
         let whole = piece.begins && piece.ends;
-        if !whole && !self.flags.streaming {
+        if !whole && !self.flags.contains(Flags::STREAMING) {
             let long = piece.announced > ctx.settings.atomic as u64
                 || self.draft.len() + bytes.len() > 2 * ctx.settings.atomic
                 || !ctx.chunks.room(bytes.len() + SQUEEZE);
@@ -265,11 +269,11 @@ impl Session {
                 self.settle_direct(ctx);
                 ctx.chunks.join(&mut self.out, &mut self.draft);
             }
-            self.flags.streaming = true;
+            self.flags.insert(Flags::STREAMING);
         }
-        if self.flags.streaming {
-            self.flags.down_cut = !piece.ends_frame;
-            self.flags.streaming = !piece.ends;
+        if self.flags.contains(Flags::STREAMING) {
+            self.flags.set(Flags::DOWN_CUT, !piece.ends_frame);
+            self.flags.set(Flags::STREAMING, !piece.ends);
         }
         match ctx.direct.last_mut() {
             Some(last) if last.end == at => last.end += bytes.len(),
@@ -299,7 +303,7 @@ impl Session {
         }
         self.barrier = Awaited::NONE;
         self.upstream_pulse.answered(ctx.now);
-        if !self.flags.processed && ctx.settings.confirm != Confirm::Written {
+        if !self.flags.contains(Flags::PROCESSED) && ctx.settings.confirm != Confirm::Written {
             let count = self.journal.confirm(number, ctx.chunks);
             self.count_confirmed(count, ctx);
             // Also after one that confirmed nothing, since it stood before the first message's end.
@@ -317,7 +321,7 @@ impl Session {
     }
 
     fn on_processed(&mut self, number: u64, ctx: &mut Ctx<'_>) {
-        if !self.flags.processed {
+        if !self.flags.contains(Flags::PROCESSED) {
             return;
         }
         if number > self.journal.sent_number() {
@@ -353,13 +357,13 @@ impl Session {
                 return self.lose(Loss::Close(code), None, ctx);
             }
             let proven = (reply && self.barrier.is_none()) || planted!(CrossedCloseConfirms);
-            if proven && !self.flags.processed {
+            if proven && !self.flags.contains(Flags::PROCESSED) {
                 let count = self.journal.confirm(self.journal.sent_number(), ctx.chunks);
                 self.count_confirmed(count, ctx);
             }
             return self.part(ctx);
         }
-        if self.flags.left {
+        if self.flags.contains(Flags::LEFT) {
             return self.lose(Loss::Moved, None, ctx);
         }
         if ctx.settings.abnormal.contains(&code) {
@@ -380,13 +384,13 @@ impl Session {
     }
 
     pub(super) fn on_upstream_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
-        if self.flags.bridged {
+        if self.flags.contains(Flags::BRIDGED) {
             return self.on_call_lost(loss, ctx);
         }
         if self.attempt.is_some() {
             return self.on_attempt_failed(Failed::Lost(loss), ctx);
         }
-        if self.flags.left {
+        if self.flags.contains(Flags::LEFT) {
             return self.lose(Loss::Moved, None, ctx);
         }
         let blamed = loss == Loss::Protocol && self.count_fault(ctx.now);
@@ -419,7 +423,7 @@ impl Session {
         ctx.actions.push(Action::HangUpUpstream { say });
         ctx.actions.push(Action::Tell(Life::Lost(loss)));
         *ctx.tally.failovers.entry(loss.name()).or_default() += 1;
-        if self.flags.streaming && self.leg == Leg::Talking {
+        if self.flags.contains(Flags::STREAMING) && self.leg == Leg::Talking {
             self.settle_direct(ctx);
             return self.end(End::ServerCut, ctx);
         }
@@ -437,7 +441,7 @@ impl Session {
         if self.farewell().is_some() {
             // A frame that was cut off never reached anybody whole.
             self.journal.drop_unfinished(ctx.chunks);
-            self.flags.cut = false;
+            self.flags.remove(Flags::CUT);
             if self.journal.messages() == 0 {
                 return self.part(ctx);
             }
@@ -466,16 +470,16 @@ impl Session {
 
     /// The client has taken its leave and the server is there: it gets the rest, then the Close.
     pub(super) fn say_farewell(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.cut && self.journal.unsent() == 0 {
+        if self.flags.contains(Flags::CUT) && self.journal.unsent() == 0 {
             return self.part_cut(ctx);
         }
         if self.phase == Phase::Moving {
             // No reason to move any more: the end can be said here.
-            if self.flags.left {
+            if self.flags.contains(Flags::LEFT) {
                 return;
             }
             self.become_(Phase::Open);
-            self.flags.leaving = false;
+            self.flags.remove(Flags::LEAVING);
         }
         ctx.actions.push(Action::FlushUpstream);
     }
@@ -493,7 +497,10 @@ impl Session {
 
     pub(super) fn on_move(&mut self, mover: Mover, ctx: &mut Ctx<'_>) {
         // Calls go elsewhere one by one.
-        if self.phase != Phase::Open || self.farewell().is_some() || self.flags.bridged {
+        if self.phase != Phase::Open
+            || self.farewell().is_some()
+            || self.flags.contains(Flags::BRIDGED)
+        {
             return;
         }
         self.become_(Phase::Moving);
@@ -511,14 +518,14 @@ impl Session {
     /// Moving: once all that was sent is confirmed and no message is under way downwards, the server
     /// is told.
     pub(super) fn leave_when_clean(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase != Phase::Moving || self.flags.leaving {
+        if self.phase != Phase::Moving || self.flags.contains(Flags::LEAVING) {
             return;
         }
         let up_clean = self.journal.sent_at_message()
             && (self.journal.sent_number() == self.journal.confirmed() || planted!(MoveBeforePong));
-        let down_clean = !self.flags.streaming && self.draft.is_empty();
+        let down_clean = !self.flags.contains(Flags::STREAMING) && self.draft.is_empty();
         if up_clean && down_clean && (self.barrier.is_none() || planted!(MoveBeforePong)) {
-            self.flags.leaving = true;
+            self.flags.insert(Flags::LEAVING);
             ctx.actions.push(Action::FlushUpstream);
         }
     }

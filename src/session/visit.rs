@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::bridge::is_client_id;
 use super::vocab::{Action, Push, PushVerb, Pushed};
-use super::{Ctx, Phase, Session};
+use super::{Ctx, Flags, Phase, Session};
 use crate::kit::{Spot, Tick};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::simple_response;
@@ -255,7 +255,7 @@ impl Session {
         ctx.chunks.push(&mut self.out, &response);
         ctx.actions.push(Action::FlushClient);
         if !keep {
-            self.flags.ended = true;
+            self.flags.insert(Flags::ENDED);
             self.become_(Phase::Parting);
             return self.turn_deaf(ctx);
         }
@@ -283,7 +283,7 @@ impl Session {
 
     pub(super) fn request_ends_at(&self, ctx: &Ctx<'_>) -> Option<Tick> {
         let awaited = if self.is_exchanging() {
-            self.is_uploading() && !self.flags.paused && self.out.is_empty()
+            self.is_uploading() && !self.flags.contains(Flags::PAUSED) && self.out.is_empty()
         } else {
             !self.is_asked()
         };

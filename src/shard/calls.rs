@@ -242,7 +242,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let server = usize::from(slot.server);
         // What is unread, unwritten or unasked for would be taken for the next call's.
         let said = slot.spill.is_empty() && slot.stash.is_empty();
-        let clean = keep && said && !slot.bits.ended && !slot.bits.readable;
+        let clean =
+            keep && said && !slot.bits.contains(Bits::ENDED) && !slot.bits.contains(Bits::READABLE);
         let clean = clean || (keep && planted!(DirtyReused));
         let wanted = self.fleet.servers[server].state != crate::fleet::ServerState::Gone;
         if !(clean && wanted && self.state == State::Running) {

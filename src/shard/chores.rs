@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use log::info;
 
-use super::{Answer, CLIENT_ROOM, Filter, Io, Mail, SessionRow, Shard, Snapshot, State};
+use super::{Answer, Bits, CLIENT_ROOM, Filter, Io, Mail, SessionRow, Shard, Snapshot, State};
 use crate::fleet::ServerState;
 use crate::kit::{Key, Tick, Timer};
 use crate::session::{Dialect, End, Event, Mover, Phase};
@@ -354,7 +354,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
         for key in std::mem::take(&mut self.chores.squeezed_clients) {
             if let Some(client) = self.clients.get_mut(key) {
-                client.bits.stalled = true;
+                client.bits.insert(Bits::STALLED);
             }
             self.again_client(key);
         }

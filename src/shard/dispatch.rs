@@ -51,7 +51,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             Action::ReadClient => {
                 if let Some(client) = self.clients.get_mut(key) {
-                    client.bits.stalled = true;
+                    client.bits.insert(Bits::STALLED);
                 }
                 self.again_client(key);
             }
@@ -222,7 +222,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         if let Some(code) = say
-            && upstream.bits.joined
+            && upstream.bits.contains(Bits::JOINED)
             && upstream.spill.is_empty()
         {
             let frame = upstream.dialect.close(code, "", &mut self.core.rng);
@@ -235,7 +235,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.core.chunks.clear(&mut upstream.spill);
         let server = usize::from(upstream.server);
         self.fleet.servers[server].shared.disconnected();
-        if upstream.bits.joined {
+        if upstream.bits.contains(Bits::JOINED) {
             self.core.stats.servers[server].sessions -= 1;
         }
         self.shelf.free();
@@ -249,10 +249,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        if !client.bits.done
+        if !client.bits.contains(Bits::DONE)
             && let Some(socket) = &mut client.socket
         {
-            client.bits.done = true;
+            client.bits.insert(Bits::DONE);
             self.io.shut(socket);
             self.again_client(key);
         }
@@ -276,9 +276,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         // What was queued for it is gone: its server, not read for that, is read again.
         let upstream = client.upstream;
         if let Some(slot) = self.upstreams.get_mut(upstream)
-            && slot.bits.stalled
+            && slot.bits.contains(Bits::STALLED)
         {
-            slot.bits.stalled = false;
+            slot.bits.remove(Bits::STALLED);
             self.again_upstream(upstream);
         }
     }
@@ -318,7 +318,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Verdict::Success if bridged => {}
             Verdict::Success => {
                 if let Some(upstream) = self.upstreams.get_mut(client.upstream) {
-                    upstream.bits.joined = true;
+                    upstream.bits.insert(Bits::JOINED);
                     stats.sessions += 1;
                     stats.sessions_total += 1;
                 }

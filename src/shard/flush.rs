@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::{Io, Put, Shard};
+use super::{Bits, Io, Put, Shard};
 use crate::kit::{Key, Spot};
 use crate::session::{Dialect, Event, Place};
 
@@ -18,16 +18,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             std::mem::swap(&mut keys, &mut self.lists.flush_upstreams);
             for key in keys.drain(..) {
                 if let Some(upstream) = self.upstreams.get_mut(key)
-                    && upstream.bits.dirty
+                    && upstream.bits.contains(Bits::DIRTY)
                 {
-                    upstream.bits.dirty = false;
+                    upstream.bits.remove(Bits::DIRTY);
                     self.write_upstream(key);
                 }
             }
             std::mem::swap(&mut keys, &mut self.lists.flush_clients);
             for key in keys.drain(..) {
                 if let Some(client) = self.clients.get_mut(key) {
-                    client.bits.dirty = false;
+                    client.bits.remove(Bits::DIRTY);
                     self.write_client(key);
                     self.perform(key);
                 }
@@ -44,28 +44,28 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         };
         let upstream = client.upstream;
         if let Some(slot) = self.upstreams.get_mut(upstream)
-            && slot.bits.dirty
+            && slot.bits.contains(Bits::DIRTY)
         {
-            slot.bits.dirty = false;
+            slot.bits.remove(Bits::DIRTY);
             self.write_upstream(upstream);
         }
     }
 
     pub(super) fn mark_client(&mut self, key: Key) {
         if let Some(client) = self.clients.get_mut(key)
-            && !client.bits.dirty
+            && !client.bits.contains(Bits::DIRTY)
             && client.socket.is_some()
         {
-            client.bits.dirty = true;
+            client.bits.insert(Bits::DIRTY);
             self.lists.flush_clients.push(key);
         }
     }
 
     pub(super) fn mark_upstream(&mut self, key: Key) {
         if let Some(upstream) = self.upstreams.get_mut(key)
-            && !upstream.bits.dirty
+            && !upstream.bits.contains(Bits::DIRTY)
         {
-            upstream.bits.dirty = true;
+            upstream.bits.insert(Bits::DIRTY);
             self.lists.flush_upstreams.push(key);
         }
     }
@@ -79,7 +79,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         };
         let core = &mut self.core;
         let mut broken = false;
-        while client.bits.writable && (client.session.has_output() || !core.direct.is_empty()) {
+        while client.bits.contains(Bits::WRITABLE)
+            && (client.session.has_output() || !core.direct.is_empty())
+        {
             let Some(socket) = &mut client.socket else {
                 break;
             };
@@ -100,7 +102,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     break;
                 }
             };
-            client.bits.writable = taken == total;
+            client.bits.set(Bits::WRITABLE, taken == total);
             let queued = taken.min(client.session.held_output());
             client
                 .session
@@ -115,9 +117,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let upstream = client.upstream;
         if broken {
             // The end itself is seen by a read: what the client had sent before comes first.
-            client.bits.writable = false;
-            client.bits.readable = true;
-            (client.bits.ended, client.bits.joined) = (true, true);
+            client.bits.remove(Bits::WRITABLE);
+            client.bits.insert(Bits::READABLE);
+            client.bits.insert(Bits::ENDED);
+            client.bits.insert(Bits::JOINED);
             return self.again_client(key);
         }
         if !client.session.has_output() && client.session.awaits_drain() {
@@ -127,9 +130,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
         if client.session.wants_upstream()
             && let Some(upstream_slot) = self.upstreams.get_mut(upstream)
-            && upstream_slot.bits.stalled
+            && upstream_slot.bits.contains(Bits::STALLED)
         {
-            upstream_slot.bits.stalled = false;
+            upstream_slot.bits.remove(Bits::STALLED);
             self.again_upstream(upstream);
         }
     }
@@ -148,7 +151,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let Some(client) = self.clients.get_mut(rider) else {
                 return self.fault(rider);
             };
-            if !(upstream.bits.done && upstream.bits.writable) {
+            if !(upstream.bits.contains(Bits::DONE) && upstream.bits.contains(Bits::WRITABLE)) {
                 return;
             }
             let core = &mut self.core;
@@ -201,17 +204,18 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let taken = match self.io.write(&mut upstream.socket, &slices[..count]) {
                 Put::Bytes(taken) => taken,
                 Put::Wait => {
-                    upstream.bits.writable = false;
+                    upstream.bits.remove(Bits::WRITABLE);
                     return;
                 }
                 Put::Broken => {
                     // As for clients: what it had said before it died is read first.
-                    (upstream.bits.writable, upstream.bits.readable) = (false, true);
-                    upstream.bits.ended = true;
+                    upstream.bits.remove(Bits::WRITABLE);
+                    upstream.bits.insert(Bits::READABLE);
+                    upstream.bits.insert(Bits::ENDED);
                     return self.again_upstream(key);
                 }
             };
-            upstream.bits.writable = taken == total;
+            upstream.bits.set(Bits::WRITABLE, taken == total);
             let sent = Taken::new(taken, spill, control, journal, parcel.place);
             core.chunks.drop_front(&mut upstream.spill, sent.spill);
             if sent.control > 0 {

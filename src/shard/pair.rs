@@ -1,5 +1,7 @@
 //! The two kinds of slots. Each side holds the other's key; neither owns the other.
 
+use bitflags::bitflags;
+
 use crate::kit::{Chain, Key, Timer};
 use crate::session::Session;
 
@@ -27,23 +29,25 @@ pub struct Upstream<S, D> {
     pub spill: Chain,
 }
 
-/// What is known of a socket, and in which lists its slot stands.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Bits {
-    /// Readable until a read says otherwise.
-    pub readable: bool,
-    /// Writable until a write says otherwise.
-    pub writable: bool,
-    /// The other side has ended: a short read is not the last.
-    pub ended: bool,
-    /// On the list of those to be read again.
-    pub again: bool,
-    /// On the list of those to be flushed.
-    pub dirty: bool,
-    /// Not read, because its bytes have no place to go.
-    pub stalled: bool,
-    /// Connected, for upstreams; FIN sent, for clients.
-    pub done: bool,
-    /// The session is joined to it, for upstreams; a write found it broken, for clients.
-    pub joined: bool,
+bitflags! {
+    /// What is known of a socket, and in which lists its slot stands.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Bits: u8 {
+        /// Readable until a read says otherwise.
+        const READABLE = 1 << 0;
+        /// Writable until a write says otherwise.
+        const WRITABLE = 1 << 1;
+        /// The other side has ended: a short read is not the last.
+        const ENDED = 1 << 2;
+        /// On the list of those to be read again.
+        const AGAIN = 1 << 3;
+        /// On the list of those to be flushed.
+        const DIRTY = 1 << 4;
+        /// Not read, because its bytes have no place to go.
+        const STALLED = 1 << 5;
+        /// Connected, for upstreams; FIN sent, for clients.
+        const DONE = 1 << 6;
+        /// The session is joined to it, for upstreams; a write found it broken, for clients.
+        const JOINED = 1 << 7;
+    }
 }

@@ -119,14 +119,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(slot) = self.upstreams.get_mut(key) else {
             return;
         };
-        if !slot.bits.done {
+        if !slot.bits.contains(Bits::DONE) {
             if !(ready.writable || ready.ended) {
                 return;
             }
             if !self.io.is_connected(&mut slot.socket) {
                 return self.end_probe(at, false, None);
             }
-            slot.bits.done = true;
+            slot.bits.insert(Bits::DONE);
             let pool = self.fleet.servers[usize::from(slot.server)].pool;
             let health = self.fleet.pools[usize::from(pool)].health.as_ref();
             if health.is_some_and(|health| health.expect == Expect::Tcp) {

@@ -1,7 +1,7 @@
 //! Reading: from a socket into the scratch buffer, from there to whoever understands it.
 
 use super::probe::PROBE;
-use super::{BROKEN, CLIENT_ROOM, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
+use super::{BROKEN, Bits, CLIENT_ROOM, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
 use crate::kit::{Key, Spot};
 use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
 
@@ -11,10 +11,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.core.stats.stale += 1;
             return;
         };
-        client.bits.readable |= ready.readable || ready.ended;
-        client.bits.ended |= ready.ended;
-        if ready.writable && !client.bits.writable {
-            client.bits.writable = true;
+        if ready.readable || ready.ended {
+            client.bits.insert(Bits::READABLE);
+        }
+        if ready.ended {
+            client.bits.insert(Bits::ENDED);
+        }
+        if ready.writable && !client.bits.contains(Bits::WRITABLE) {
+            client.bits.insert(Bits::WRITABLE);
             self.mark_client(key);
         }
         if ready.readable || ready.ended {
@@ -38,21 +42,25 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             return;
         }
-        upstream.bits.readable |= ready.readable || ready.ended;
-        upstream.bits.ended |= ready.ended;
-        if !upstream.bits.done {
+        if ready.readable || ready.ended {
+            upstream.bits.insert(Bits::READABLE);
+        }
+        if ready.ended {
+            upstream.bits.insert(Bits::ENDED);
+        }
+        if !upstream.bits.contains(Bits::DONE) {
             if !(ready.writable || ready.ended) {
                 return;
             }
             if !self.io.is_connected(&mut upstream.socket) {
                 return self.tell(rider, Event::UpstreamLost(Loss::Refused));
             }
-            upstream.bits.done = true;
+            upstream.bits.insert(Bits::DONE);
             self.tell(rider, Event::Connected);
         }
         if ready.writable {
             if let Some(upstream) = self.upstreams.get_mut(key) {
-                upstream.bits.writable = true;
+                upstream.bits.insert(Bits::WRITABLE);
             }
             self.mark_upstream(key);
         }
@@ -66,7 +74,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let mut keys = std::mem::take(&mut self.lists.read_upstreams);
         for key in keys.drain(..) {
             if let Some(upstream) = self.upstreams.get_mut(key) {
-                upstream.bits.again = false;
+                upstream.bits.remove(Bits::AGAIN);
                 self.read_upstream(key);
             }
         }
@@ -76,7 +84,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let mut keys = std::mem::take(&mut self.lists.read_clients);
         for key in keys.drain(..) {
             if let Some(client) = self.clients.get_mut(key) {
-                client.bits.again = false;
+                client.bits.remove(Bits::AGAIN);
                 self.read_client(key);
             }
         }
@@ -86,19 +94,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     pub(super) fn again_client(&mut self, key: Key) {
         if let Some(client) = self.clients.get_mut(key)
-            && !client.bits.again
+            && !client.bits.contains(Bits::AGAIN)
             && client.socket.is_some()
         {
-            client.bits.again = true;
+            client.bits.insert(Bits::AGAIN);
             self.lists.read_clients.push(key);
         }
     }
 
     pub(super) fn again_upstream(&mut self, key: Key) {
         if let Some(upstream) = self.upstreams.get_mut(key)
-            && !upstream.bits.again
+            && !upstream.bits.contains(Bits::AGAIN)
         {
-            upstream.bits.again = true;
+            upstream.bits.insert(Bits::AGAIN);
             self.lists.read_upstreams.push(key);
         }
     }
@@ -110,7 +118,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             if !client.session.wants_client() {
                 // A broken one that is not read, because it was paused, would never be noticed.
-                if client.bits.joined && !planted!(BrokenUnseen) {
+                if client.bits.contains(Bits::JOINED) && !planted!(BrokenUnseen) {
                     self.tell(key, Event::ClientLost(BROKEN));
                 }
                 return;
@@ -128,7 +136,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let kept = client.session.stashed().min(STASH_ROOM);
             // What was kept comes before what is new: as long as much is kept, nothing is added.
             let full = kept > STASH_ROOM - READ_MAX && !planted!(NewBeforeKept);
-            let got = if client.bits.readable && !full {
+            let got = if client.bits.contains(Bits::READABLE) && !full {
                 self.io.read(socket, &mut self.scratch[STASH_ROOM..])
             } else {
                 Got::Wait
@@ -136,22 +144,24 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let new = match got {
                 Got::Bytes(new) => new,
                 Got::Wait => {
-                    client.bits.readable &= full;
+                    if !full {
+                        client.bits.remove(Bits::READABLE);
+                    }
                     // What was kept while nothing might be begun is dealt with now.
-                    if kept == 0 || !client.bits.stalled {
+                    if kept == 0 || !client.bits.contains(Bits::STALLED) {
                         return;
                     }
                     0
                 }
                 // What came before the end is dealt with before it.
-                Got::End if kept > 0 && client.bits.stalled => 0,
+                Got::End if kept > 0 && client.bits.contains(Bits::STALLED) => 0,
                 Got::End => return self.tell(key, Event::ClientLost(Loss::Fin)),
                 Got::Broken => return self.tell(key, Event::ClientLost(BROKEN)),
             };
-            client.bits.stalled = false;
-            let short = !full && new < READ_MAX && !client.bits.ended;
+            client.bits.remove(Bits::STALLED);
+            let short = !full && new < READ_MAX && !client.bits.contains(Bits::ENDED);
             if short {
-                client.bits.readable = false;
+                client.bits.remove(Bits::READABLE);
             }
             let begin = STASH_ROOM - kept;
             client
@@ -177,7 +187,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let Some(upstream) = self.upstreams.get_mut(key) else {
                 return;
             };
-            if !upstream.bits.readable || !upstream.bits.done || upstream.rider.is_none() {
+            if !upstream.bits.contains(Bits::READABLE)
+                || !upstream.bits.contains(Bits::DONE)
+                || upstream.rider.is_none()
+            {
                 return;
             }
             let rider = upstream.rider;
@@ -185,7 +198,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return self.fault(rider);
             };
             if !client.session.wants_upstream() {
-                upstream.bits.stalled = true;
+                upstream.bits.insert(Bits::STALLED);
                 return;
             }
             let squeezed = !self.core.chunks.room(READ_MAX);
@@ -201,7 +214,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             {
                 Got::Bytes(new) => new,
                 Got::Wait => {
-                    upstream.bits.readable = false;
+                    upstream.bits.remove(Bits::READABLE);
                     return;
                 }
                 Got::End => {
@@ -217,9 +230,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
                 Got::Broken => return self.tell(rider, Event::UpstreamLost(BROKEN)),
             };
-            let short = new < READ_MAX && (!upstream.bits.ended || planted!(ShortReadAtEnd));
+            let short = new < READ_MAX
+                && (!upstream.bits.contains(Bits::ENDED) || planted!(ShortReadAtEnd));
             if short {
-                upstream.bits.readable = false;
+                upstream.bits.remove(Bits::READABLE);
             }
             let begin = STASH_ROOM - kept;
             if kept > 0 {
@@ -267,7 +281,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             if self.core.actions.iter().any(over) {
                 // More than was asked for: this connection is never used again.
-                upstream.bits.ended |= at < end;
+                if at < end {
+                    upstream.bits.insert(Bits::ENDED);
+                }
                 break;
             }
         }
