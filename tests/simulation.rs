@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use wsteady::sim::{self, BridgeCoverage, Coverage};
+use wsteady::sim::{self, Coverage, Sightings};
 
 #[test]
 fn the_laws_hold() {
@@ -27,9 +27,27 @@ fn the_bridge_keeps_its_laws() {
         report.coverage
     });
     let count = runs.len();
-    let total = BridgeCoverage::sum(&runs);
+    let total = Sightings::sum(&runs);
     println!("{total}");
     // A sweep that was made smaller need not see everything.
+    if count >= 128 {
+        assert!(total.missing().is_empty(), "never: {:?}", total.missing());
+    }
+}
+
+#[test]
+fn the_http_pools_keep_their_laws() {
+    let runs = sweep(128, 2_000, |seed, steps| {
+        let report = sim::run_http(seed, steps, false);
+        if seed.is_multiple_of(16) {
+            let again = sim::run_http(seed, steps, false);
+            assert_eq!(report.trace, again.trace, "law: same seed, same trace");
+        }
+        report.coverage
+    });
+    let count = runs.len();
+    let total = Sightings::sum(&runs);
+    println!("{total}");
     if count >= 128 {
         assert!(total.missing().is_empty(), "never: {:?}", total.missing());
     }

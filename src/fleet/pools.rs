@@ -184,6 +184,11 @@ impl Shared {
         self.waiting.fetch_sub(1, Relaxed);
     }
 
+    /// How many wait for a connection, over all loops.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+
     /// A connection is over.
     pub fn disconnected(&self) {
         let before = self.connections.fetch_sub(1, Relaxed);

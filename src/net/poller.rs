@@ -165,6 +165,10 @@ impl Io for Net {
     fn close(&mut self, socket: TcpStream) {
         drop(socket);
     }
+
+    fn reset(&mut self, socket: TcpStream) {
+        socket::reset(socket);
+    }
 }
 
 fn to_mio(token: Token) -> mio::Token {

@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::sys;
 use crate::shard::{Dialled, Got, Put};
@@ -63,6 +64,13 @@ pub fn read(stream: &mut TcpStream, into: &mut [u8]) -> Got {
             },
         };
     }
+}
+
+/// Ends a connection by RST. Where that can't be had, the end is an ordinary one.
+pub fn reset(socket: TcpStream) {
+    // To linger for no time is to throw away what is queued, and say so (tcp(7), socket(7)).
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    drop(socket);
 }
 
 /// Writes what the kernel takes.

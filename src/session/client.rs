@@ -14,7 +14,7 @@ impl Session {
     pub fn wants_client(&self) -> bool {
         match (self.leg, self.phase) {
             (Leg::Gone | Leg::Closed, _) => false,
-            (_, Phase::Serving) if self.flags.contains(Flags::HALF) => false,
+            (_, Phase::Serving | Phase::Parting) if self.flags.contains(Flags::HALF) => false,
             (Leg::Deaf, _) => true,
             // Frames may come behind the request; a client that leaves must be noticed.
             (_, Phase::Admitting) => self.stash.len() < EARLY_MAX,
@@ -65,7 +65,10 @@ impl Session {
         }
         if count > 0 {
             self.client_pulse.progressed(now);
-            if self.phase == Phase::Serving {
+            if matches!(
+                self.phase,
+                Phase::Serving | Phase::Greeting | Phase::Parting
+            ) {
                 self.bound_at = now;
             }
         }
@@ -106,14 +109,11 @@ impl Session {
     }
 
     pub(super) fn on_client_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
-        if loss == Loss::Fin && self.on_half_closed() {
+        if loss == Loss::Fin && (self.on_half_closed() || self.has_last_words(ctx)) {
             return;
         }
-        if self.phase == Phase::Serving && self.flags.contains(Flags::CALLING) {
-            ctx.tally.requests_failed += 1;
-        }
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
-        ctx.actions.push(Action::HangUpClient);
+        self.hang_up_client(ctx);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -148,9 +148,35 @@ impl Session {
         }
     }
 
+    /// The client has sent FIN, but waits for the rest of an answer as HTTP: it gets that before the
+    /// connection ends.
+    fn has_last_words(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        let waits = !self.out.is_empty()
+            && !self.flags.contains(Flags::OPENED)
+            && !self.flags.contains(Flags::HALF);
+        match (self.phase, self.leg) {
+            (Phase::Parting, Leg::Deaf) if waits => {}
+            // What it had begun to ask behind that can't be answered.
+            (Phase::Greeting | Phase::Serving, Leg::Talking) if waits && !self.is_answering() => {
+                self.tell_end(End::ClientLost, ctx);
+                ctx.actions.push(Action::HangUpUpstream { say: None });
+                self.forget_upstream(ctx);
+                self.become_(Phase::Parting);
+                self.turn_deaf(ctx);
+            }
+            _ => return false,
+        }
+        self.flags.insert(Flags::HALF);
+        true
+    }
+
     pub(super) fn on_client_drained(&mut self, ctx: &mut Ctx<'_>) {
         match self.leg {
             Leg::Closed => self.let_client_go(ctx),
+            // Both sides have said their last.
+            Leg::Deaf if self.flags.contains(Flags::HALF) && self.phase == Phase::Parting => {
+                self.let_client_go(ctx)
+            }
             Leg::Deaf => ctx.actions.push(Action::ShutClient),
             Leg::Talking | Leg::Closing => {
                 // All is written, but it may end inside a frame: no place for a Pong.
@@ -240,13 +266,21 @@ impl Session {
         self.want_by(by, ctx);
     }
 
+    /// Nothing more reaches the client. An answer that ends with its connection, and is not all there,
+    /// must not end like one that is.
+    fn hang_up_client(&mut self, ctx: &mut Ctx<'_>) {
+        let left = !self.out.is_empty() || self.is_exchanging();
+        let cut = self.flags.contains(Flags::ENDLESS) && left;
+        ctx.actions.push(Action::HangUpClient { cut });
+    }
+
     /// The client's connection is over, in good order or not.
     pub(super) fn let_client_go(&mut self, ctx: &mut Ctx<'_>) {
         if self.leg == Leg::Gone {
             return;
         }
         self.leg = Leg::Gone;
-        ctx.actions.push(Action::HangUpClient);
+        self.hang_up_client(ctx);
         for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
             ctx.chunks.clear(chain);
         }
@@ -469,7 +503,8 @@ impl Session {
 
     /// Reads on, once there is room again.
     pub(super) fn resume_client(&mut self, ctx: &mut Ctx<'_>) {
-        if self.flags.contains(Flags::PAUSED) && !self.is_full(ctx) {
+        // An upload waits for its server alone, whatever its client has read meanwhile.
+        if self.flags.contains(Flags::PAUSED) && !self.is_exchanging() && !self.is_full(ctx) {
             self.flags.remove(Flags::PAUSED);
             self.rare().paused_since = None;
             self.client_pulse.resumed(ctx.now);

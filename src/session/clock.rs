@@ -116,6 +116,15 @@ impl Session {
             return;
         }
         self.rare().close_by = None;
+        // A client that still takes its answer is not late, however slow it is.
+        let by = self.bound_at.after(ctx.settings.close);
+        let takes = self.phase == Phase::Parting
+            && !self.flags.contains(Flags::OPENED)
+            && !by.is_due(ctx.now);
+        if takes && !self.out.is_empty() {
+            self.rare().close_by = Some(by);
+            return self.want_by(by, ctx);
+        }
         // A client whose closing begins only now, below, has its own time for it.
         let closing = matches!(self.leg, Leg::Closing | Leg::Closed | Leg::Deaf);
         match self.phase {

@@ -26,6 +26,8 @@ pub(super) struct Exchange {
     keep: bool,
     /// A part of the body has left: it can't be sent again.
     spent: bool,
+    /// Something of an answer was read: nobody else is asked any more.
+    heard: bool,
     /// The answer is the server's failure: 5xx.
     failed: bool,
     answer: Answer,
@@ -111,6 +113,7 @@ impl Session {
             modern: request.minor_version == 1,
             keep: request.keeps_alive() && !self.is_stopping(),
             spent: false,
+            heard: false,
             failed: false,
             answer: Answer::Awaited,
         };
@@ -131,6 +134,12 @@ impl Session {
         self.rare
             .as_ref()
             .is_some_and(|rare| rare.exchange.is_some())
+    }
+
+    /// Whether its answer is on its way to the client.
+    pub(super) fn is_answering(&self) -> bool {
+        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
+        exchange.is_some_and(|exchange| exchange.answer != Answer::Awaited)
     }
 
     /// Whether its answer will have no body.
@@ -202,14 +211,19 @@ impl Session {
         upload.done = upload.body.is_done();
     }
 
-    /// The server's connection stands, and all that was handed on has left: more is wanted.
-    pub(super) fn on_uploaded(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase == Phase::Serving
-            && self.flags.contains(Flags::PAUSED)
-            && self.flags.contains(Flags::CALLING)
-        {
+    /// The server's connection takes what was handed on; once that is all gone, more is wanted.
+    pub(super) fn on_uploaded(&mut self, all: bool, ctx: &mut Ctx<'_>) {
+        if self.phase != Phase::Serving || !self.flags.contains(Flags::CALLING) {
+            return;
+        }
+        // As long as it takes what it is sent, a server is not silent.
+        let by = ctx.now.after(ctx.settings.response);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.deadline = Some(by);
+        }
+        self.bound_at = ctx.now;
+        if all && self.flags.contains(Flags::PAUSED) {
             self.flags.remove(Flags::PAUSED);
-            self.bound_at = ctx.now;
             ctx.actions.push(Action::ReadClient);
         }
     }
@@ -268,6 +282,13 @@ impl Session {
         self.refuse_head(error, ctx);
     }
 
+    /// Bytes have come that are, or will be, an answer.
+    pub fn answer_begun(&mut self) {
+        if let Some(exchange) = self.exchange() {
+            exchange.heard = true;
+        }
+    }
+
     /// The head of the answer.
     pub(super) fn on_head(&mut self, head: Head, ctx: &mut Ctx<'_>) {
         self.attempt = None;
@@ -311,6 +332,7 @@ impl Session {
         };
         response.extend_from_slice(connection);
         response.extend_from_slice(b"\r\n");
+        self.flags.set(Flags::ENDLESS, endless);
         ctx.chunks.push(&mut self.out, &response);
         ctx.actions.push(Action::FlushClient);
         if head.ends {
@@ -391,12 +413,6 @@ impl Session {
         true
     }
 
-    /// Whether a part of the answer may have left.
-    pub(super) fn is_answering(&self) -> bool {
-        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
-        exchange.is_some_and(|exchange| exchange.answer != Answer::Awaited)
-    }
-
     /// The connection waits for the client's next request, which may lead somewhere else.
     pub(super) fn await_request(&mut self, ctx: &mut Ctx<'_>) {
         self.flags.remove(Flags::BRIDGED);
@@ -411,8 +427,8 @@ impl Session {
         ctx.actions.push(Action::ReadClient);
     }
 
-    /// The server's connection was lost. Nothing of an answer was seen: another server may be asked,
-    /// if this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
+    /// The server's connection was lost. If nothing of an answer was seen, another server may be asked:
+    /// where this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
     pub(super) fn on_exchange_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         let reached = self.flags.contains(Flags::REACHED);
         let Some(exchange) = self.exchange() else {
@@ -424,7 +440,8 @@ impl Session {
             return self.break_off(ctx);
         }
         let harmless = is_harmless(&exchange.method);
-        let again = !exchange.spent && (!reached || (harmless && loss != Loss::TimedOut));
+        let silent = !exchange.heard && !matches!(loss, Loss::TimedOut | Loss::Protocol);
+        let again = !exchange.spent && (!reached || (harmless && silent));
         ctx.tally.requests_failed += 1;
         if again {
             return self.on_attempt_failed(Failed::Lost(loss), ctx);
@@ -468,11 +485,16 @@ impl Session {
     }
 
     /// An answer that is under way can't be ended well: the client must see that it is cut.
-    fn break_off(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn break_off(&mut self, ctx: &mut Ctx<'_>) {
         self.flags.insert(Flags::ENDED);
         ctx.actions.push(Action::HangUpUpstream { say: None });
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
+        if self.flags.contains(Flags::ENDLESS) {
+            // Its end is the connection's: only an RST is none.
+            ctx.direct.clear();
+            return self.let_client_go(ctx);
+        }
         // What came of it goes out; then the connection ends without the answer's end.
         self.settle_direct(ctx);
         self.turn_deaf(ctx);

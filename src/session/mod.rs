@@ -142,6 +142,8 @@ bitflags! {
         const HALF = 1 << 18;
         /// What is kept in the stash may begin with a whole request.
         const UNREAD = 1 << 19;
+        /// The answer that is queued for the client ends with its connection.
+        const ENDLESS = 1 << 20;
     }
 }
 
@@ -296,7 +298,7 @@ impl Session {
             Event::Taken => self.on_taken(ctx),
             Event::Evicted => self.on_evicted(ctx),
             Event::Pushed(pushed) => self.on_pushed(pushed, ctx),
-            Event::Uploaded => self.on_uploaded(ctx),
+            Event::Uploaded { all } => self.on_uploaded(all, ctx),
             Event::Due => self.on_due(ctx),
             Event::Move(mover) => self.on_move(mover, ctx),
             Event::Stop(end) => self.on_stop(end, ctx),
@@ -499,6 +501,10 @@ impl Session {
             return self.end_bridge(end, close, ctx);
         }
         self.free_id(ctx);
+        if self.is_answering() {
+            self.tell_end(end, ctx);
+            return self.break_off(ctx);
+        }
         // A server hears one Close from us: not another one behind a farewell or a move's.
         let whole_frame =
             self.journal.sent_at_frame() && (self.can_send() || planted!(SecondClose));
@@ -507,8 +513,8 @@ impl Session {
             self.phase,
             Phase::Greeting | Phase::Admitting | Phase::Serving
         );
-        let silent =
-            self.is_answering() || (self.phase == Phase::Greeting && self.stash.is_empty());
+        // Words of ours would answer what nobody asked.
+        let silent = self.phase == Phase::Greeting && self.stash.is_empty();
         if !matches!(self.phase, Phase::Greeting) {
             let code = match (end, close) {
                 (End::ServerClosed, Some((code, _))) => code,
@@ -521,11 +527,7 @@ impl Session {
         self.forget_upstream(ctx);
         self.become_(Phase::Parting);
         match self.leg {
-            // Words of ours would stand inside an answer, or answer what nobody asked.
-            Leg::Talking if unanswered && silent => {
-                self.settle_direct(ctx);
-                self.turn_deaf(ctx);
-            }
+            Leg::Talking if silent => self.turn_deaf(ctx),
             Leg::Talking if unanswered => self.answer_http(end, ctx),
             Leg::Talking => self.close_client(end, close, ctx),
             Leg::Closing | Leg::Closed | Leg::Deaf => {}

@@ -223,7 +223,7 @@ impl Session {
     pub(super) fn on_heard(&mut self, heard: Heard, bytes: &[u8], at: usize, ctx: &mut Ctx<'_>) {
         self.upstream_pulse.heard(ctx.now);
         match heard {
-            Heard::More | Heard::Nothing => {}
+            Heard::More | Heard::Nothing => self.answer_begun(),
             Heard::Ready(accepted) => self.on_ready(*accepted, ctx),
             Heard::Refused(answer) => self.on_refused(*answer, ctx),
             Heard::Failed => self.on_attempt_failed(Failed::Answered, ctx),

@@ -56,8 +56,8 @@ pub enum Event<'a> {
     Evicted,
     /// What became of the push that this connection has brought.
     Pushed(Pushed),
-    /// What was handed on of a request has left for the server.
-    Uploaded,
+    /// Something of a request has left for the server: all that was handed on?
+    Uploaded { all: bool },
 
     // Time and the operator.
     /// The alarm that the session asked for.
@@ -89,7 +89,10 @@ pub enum Action {
     /// Send FIN to the client when all is written, and read no message from it any more.
     ShutClient,
     /// Let go of the client's connection; what is unwritten is lost.
-    HangUpClient,
+    HangUpClient {
+        /// By RST: without the rest, what it has got would seem to be all.
+        cut: bool,
+    },
     /// Come back with `Due` at this moment, or earlier.
     Alarm(Tick),
     /// Reserve the ClientId; answer with `Reserved` or `Taken`.

@@ -85,19 +85,20 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             .get(key)
             .and_then(|client| client.session.pool());
         let waits = pool.is_some_and(|pool| self.shelf.waiting_in[usize::from(pool)] > 0);
-        self.find_connection(key, waits);
+        if let Some(server) = self.find_connection(key, waits) {
+            self.wait_at(key, server);
+        }
     }
 
     /// Picks a server for the session's next call and a connection to it. One that has all the
-    /// connections that it may have is passed over. `waits`: others are before it.
-    fn find_connection(&mut self, key: Key, waits: bool) {
-        let Some(client) = self.clients.get(key) else {
-            return;
-        };
+    /// connections that it may have is passed over. `waits`: others are before it. Returns where it
+    /// is to wait, if there is none.
+    fn find_connection(&mut self, key: Key, waits: bool) -> Option<u16> {
+        let client = self.clients.get(key)?;
         let (session, now) = (&client.session, self.core.now);
-        let Some(pool) = session.pool() else { return };
+        let pool = session.pool()?;
         if !session.wants_call() || !client.upstream.is_none() {
-            return;
+            return None;
         }
         let attempt = session.attempt();
         let mut tried = attempt.map_or_else(Vec::new, |attempt| attempt.tried.clone());
@@ -110,32 +111,36 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 tried: &tried,
                 last: None,
                 hash,
-                desperate,
+                // One that is only full is better than one that is ill.
+                desperate: desperate && full.is_none(),
             };
             let server = match (self.fleet.choose(pool, wish, now, &mut self.core.rng), full) {
                 (Ok(server), _) => server,
-                (Err(_), Some(first)) => return self.wait_at(key, first),
+                (Err(_), Some(first)) => return Some(first),
                 (Err(none), None) => {
                     let nobody = match none {
                         NoChoice::AllTried => Nobody::AllTried,
                         NoChoice::NoneUsable => Nobody::NoneUsable,
                         NoChoice::Empty => Nobody::Empty,
                     };
-                    return self.call(key, Event::NoServer(nobody));
+                    self.call(key, Event::NoServer(nobody));
+                    return None;
                 }
             };
             if waits {
-                return self.wait_at(key, server);
+                return Some(server);
             }
             if let Some(upstream) = self.take_idle(server) {
                 self.call(key, Event::Dialling { server });
                 self.call(key, Event::Connected);
-                return self.put_call(key, upstream);
+                self.put_call(key, upstream);
+                return None;
             }
             let max = self.fleet.pools[usize::from(pool)].connections.max;
             let shared = &self.fleet.servers[usize::from(server)].shared;
             if shared.try_connect(max) || self.take_granted(server) {
-                return self.dial_for_call(key, pool, server);
+                self.dial_for_call(key, pool, server);
+                return None;
             }
             self.ask_for_permit(server);
             full = full.or(Some(server));
@@ -324,30 +329,32 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
-    /// Those whose call waits for a connection, each pool's in their order.
+    /// Those whose call waits for a connection, each pool's in their order. They keep their places, or
+    /// somebody who comes in between could take them; who has gone, or given up, has none.
     pub(super) fn serve_waiting(&mut self) {
         self.shelf.freed = false;
         let mut line = std::mem::take(&mut self.shelf.waiting);
         let mut rest = VecDeque::new();
         let mut stuck = vec![false; self.fleet.pools.len()];
         for (key, server) in line.drain(..) {
-            let place = &self.fleet.servers[usize::from(server)];
-            let pool = usize::from(place.pool);
-            if stuck[pool] {
-                rest.push_back((key, server));
-                continue;
+            let pool = usize::from(self.fleet.servers[usize::from(server)].pool);
+            let wants = |client: &super::Client<_>| client.session.wants_call();
+            if self.clients.get(key).is_some_and(wants)
+                && (stuck[pool] || self.find_connection(key, false).is_some())
+            {
+                // Still none: nor is there one for those behind it.
+                let lost = planted!(WaitingLost) && !stuck[pool];
+                stuck[pool] = true;
+                if !lost {
+                    rest.push_back((key, server));
+                    continue;
+                }
             }
-            place.shared.waited();
+            self.fleet.servers[usize::from(server)].shared.waited();
             self.shelf.waiting_in[pool] -= 1;
-            self.find_connection(key, false);
             self.perform(key);
-            // Still none: nor is there one for those behind it.
-            stuck[pool] = !self.shelf.waiting.is_empty();
-            if planted!(WaitingLost) {
-                self.shelf.waiting.clear();
-            }
-            rest.append(&mut self.shelf.waiting);
         }
+        rest.append(&mut self.shelf.waiting);
         self.shelf.waiting = rest;
         self.return_permits();
         if !self.shelf.waiting.is_empty() {

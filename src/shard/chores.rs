@@ -7,7 +7,7 @@ use log::info;
 
 use super::{Answer, Bits, CLIENT_ROOM, Filter, Io, Mail, SessionRow, Shard, Snapshot, State};
 use crate::kit::{Key, Tick, Timer};
-use crate::session::{Dialect, End, Event, Mover, Phase};
+use crate::session::{Dialect, End, Event, Loss, Mover, Phase};
 
 /// What waits to be done.
 pub(super) struct Chores {
@@ -444,6 +444,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.tell(key, Event::Stop(End::Fault));
         }
         self.flush();
+        // Whoever has not taken his last words by now won't.
+        let keys: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.tell(key, Event::ClientLost(Loss::Silent));
+        }
     }
 
     /// Lets a moving session see whether it may leave now.

@@ -57,7 +57,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             Action::HangUpUpstream { say } => self.hang_up_upstream(key, say),
             Action::ShutClient => self.shut_client(key),
-            Action::HangUpClient => self.hang_up_client(key),
+            Action::HangUpClient { cut } => self.hang_up_client(key, cut),
             Action::Alarm(due) => self.set_alarm(key, due),
             Action::Report(verdict) => self.report(key, verdict),
             Action::Tell(life) => self.log(key, life),
@@ -269,12 +269,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
-    pub(super) fn hang_up_client(&mut self, key: Key) {
+    fn hang_up_client(&mut self, key: Key, cut: bool) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         if let Some(socket) = client.socket.take() {
-            self.io.close(socket);
+            if cut {
+                self.io.reset(socket);
+            } else {
+                self.io.close(socket);
+            }
             self.core.stats.closed += 1;
             if !planted!(BudgetKept) {
                 self.connections.give_back(1);

@@ -222,15 +222,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 let rest = &parcel.control[sent.control..];
                 core.chunks.push(&mut upstream.spill, rest);
             }
-            let uploaded = sent.spill > 0 && upstream.spill.is_empty();
+            let all = upstream.spill.is_empty();
             self.account(rider, &sent);
-            if uploaded
+            if sent.spill > 0
                 && self
                     .clients
                     .get(rider)
                     .is_some_and(|one| one.session.is_bridged())
             {
-                self.tell(rider, Event::Uploaded);
+                self.tell(rider, Event::Uploaded { all });
             }
             if taken < total {
                 return;

@@ -54,6 +54,9 @@ pub trait Io {
 
     /// Ends a connection.
     fn close(&mut self, socket: Self::Socket);
+
+    /// Ends a connection by RST: what the other side has read must not seem to be all.
+    fn reset(&mut self, socket: Self::Socket);
 }
 
 /// Something happened to a socket or listener. Hints only: what counts is what a read or write

@@ -153,6 +153,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     }
                     0
                 }
+                // What came before the end is dealt with before it.
+                Got::End if kept > 0 && client.bits.contains(Bits::STALLED) => 0,
                 Got::End => return self.tell(key, Event::ClientLost(Loss::Fin)),
                 Got::Broken => return self.tell(key, Event::ClientLost(BROKEN)),
             };
@@ -262,6 +264,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.core
                     .chunks
                     .push(&mut upstream.stash, &self.scratch[at..end]);
+                client.session.answer_begun();
                 break;
             }
             let bytes = &self.scratch[at..at + used];

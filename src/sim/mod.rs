@@ -10,18 +10,24 @@
 mod bridge;
 mod codec;
 mod faults;
+mod ground;
+mod head;
+mod http;
 mod laws;
 mod peer;
 mod pipe;
 mod post;
+mod sightings;
 mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use self::bridge::{BridgeCoverage, BridgeReport, run_bridge};
+pub use self::bridge::{BridgeReport, run_bridge};
+pub use self::http::{HttpReport, run_http};
 pub use self::laws::Coverage;
 use self::peer::Server;
+pub use self::sightings::Sightings;
 use self::world::{Sim, World};
 use crate::fleet::{Balance, Breaker, Fleet, Pool, Route, Server as Place};
 use crate::kit::{Budget, Prng, Rate};

@@ -23,6 +23,8 @@ pub struct Pipe {
     pub reset: bool,
     /// The writer was refused something and wants to hear of new space.
     pub refused: bool,
+    /// Bytes in flight that an RST has destroyed.
+    pub destroyed: usize,
 }
 
 impl Pipe {
@@ -81,7 +83,8 @@ impl Pipe {
         take > 0
     }
 
-    fn break_off(&mut self) {
+    pub fn break_off(&mut self) {
+        self.destroyed += self.flight.len();
         self.flight.clear();
         self.reset = true;
     }

@@ -399,6 +399,11 @@ impl Io for Sim {
         self.world().conns[*socket].outward.fin = true;
     }
 
+    fn reset(&mut self, socket: usize) {
+        self.world().conns[socket].outward.break_off();
+        self.close(socket);
+    }
+
     fn close(&mut self, socket: usize) {
         let world = self.world();
         let far = world.conns[socket].far;

@@ -3,19 +3,17 @@
 use std::collections::VecDeque;
 
 use super::calls::Asking;
-use super::http::{Head, Messages};
+use super::http::Messages;
 use super::world::World;
 use crate::sim::codec;
+use crate::sim::ground::Reach;
+use crate::sim::head::Head;
 
 /// A server process.
 #[derive(Clone, Debug, Default)]
 pub struct Api {
-    pub down_until: u64,
-    /// While down: it refuses at once, or some moments later.
-    pub refuses: bool,
+    pub reach: Reach,
     pub stopped_until: u64,
-    pub black_until: u64,
-    pub slow_until: u64,
     /// Until then most of its answers are bad.
     pub moody_until: u64,
 }

@@ -2,13 +2,13 @@
 //! what it has read of their answers.
 
 use super::api::Answer;
-use super::http::Head;
 use super::laws::Log;
 use super::people::{IDS, Stage};
 use super::world::World;
 use crate::session::Confirm;
 use crate::shard::Got;
 use crate::sim::codec;
+use crate::sim::head::Head;
 
 /// A call that is under way: its head was taken, its answer was not read, its connection is open.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub enum Verb {
 
 impl World {
     /// The poll has told the proxy what has arrived on this line.
-    pub fn on_visible(&mut self, line: usize) {
+    pub fn see_line(&mut self, line: usize) {
         let conn = &self.conns[self.lines[line].conn];
         let why = if conn.inward.queued() > 0 {
             "bytes that nobody had asked for"
@@ -47,7 +47,7 @@ impl World {
     }
 
     /// The kernel took bytes of a request.
-    pub fn on_line_written(&mut self, line: usize, bytes: &[u8]) {
+    pub fn judge_line(&mut self, line: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -289,9 +289,9 @@ impl World {
     }
 
     /// The proxy has read of a line.
-    pub fn on_line_read(&mut self, line: usize, got: Got) {
+    pub fn hear_line(&mut self, line: usize, got: Got) {
+        let taken = self.conns[self.lines[line].conn].inward.taken;
         let place = &mut self.lines[line];
-        let taken = self.conns[place.conn].inward.taken;
         if !place.begun || place.deaf {
             if got != Got::Wait {
                 place.spoiled.get_or_insert("something at rest");
@@ -362,10 +362,6 @@ impl World {
             "proxy reads {status} on line {line} for {:?} {} of guest {guest}",
             asking.verb, asking.n
         ));
-    }
-
-    pub fn on_line_closed(&mut self, line: usize) {
-        self.lines[line].asking = None;
     }
 
     pub fn log(&mut self, session: u128) -> &mut Log {

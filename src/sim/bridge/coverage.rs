@@ -1,53 +1,6 @@
-//! What a sweep of bridges has seen.
+//! What a sweep of bridges must have seen.
 
-use std::collections::BTreeMap;
-
-/// How often each thing happened: a fault that never strikes proves nothing.
-#[derive(Clone, Debug)]
-pub struct BridgeCoverage(BTreeMap<&'static str, u64>);
-
-impl Default for BridgeCoverage {
-    /// Everything is to happen, and has not yet.
-    fn default() -> BridgeCoverage {
-        BridgeCoverage(EVENTS.iter().map(|name| (*name, 0)).collect())
-    }
-}
-
-impl BridgeCoverage {
-    /// It happened.
-    pub fn hit(&mut self, name: &'static str) {
-        match self.0.get_mut(name) {
-            Some(count) => *count += 1,
-            None => debug_assert!(false, "{name} is not on the list"),
-        }
-    }
-
-    /// All runs together.
-    pub fn sum(all: &[BridgeCoverage]) -> BridgeCoverage {
-        let mut total = BridgeCoverage::default();
-        for (name, count) in all.iter().flat_map(|one| &one.0) {
-            *total.0.entry(name).or_default() += count;
-        }
-        total
-    }
-
-    /// What never happened.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let never = self.0.iter().filter(|(_, count)| **count == 0);
-        never.map(|(name, _)| *name).collect()
-    }
-}
-
-impl std::fmt::Display for BridgeCoverage {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (name, count) in &self.0 {
-            writeln!(to, "{name:<36} {count:>10}")?;
-        }
-        Ok(())
-    }
-}
-
-const EVENTS: &[&str] = &[
+pub const EVENTS: &[&str] = &[
     "answer: 4xx",
     "answer: 5xx",
     "answer: before the request was read",

@@ -28,10 +28,13 @@ impl World {
                 self.note(format_args!("api {api} stops"));
                 self.apis[api].stopped_until = until;
             }
-            4 => self.apis[api].black_until = until,
-            5 => self.apis[api].slow_until = until,
+            4 => self.apis[api].reach.black_until = until,
+            5 => self.apis[api].reach.slow_until = until,
             6 => {
-                (self.apis[api].down_until, self.apis[api].refuses) = (until, true);
+                (
+                    self.apis[api].reach.down_until,
+                    self.apis[api].reach.refuses,
+                ) = (until, true);
             }
             7 => self.apis[api].moody_until = until,
             8..=10 => self.stray_at_rest(),
@@ -64,12 +67,13 @@ impl World {
             self.set_state(api as u16, ServerState::Enabled);
         }
         self.leaving.clear();
-        for id in &self.live {
-            self.conns[*id].slow_until = 0;
+        let now = self.now;
+        for conn in &mut self.conns {
+            conn.slow_until = 0;
         }
         for person in &mut self.people {
             if let Person::Guest(guest) = person {
-                guest.slow_until = guest.slow_until.min(self.now);
+                guest.slow_until = guest.slow_until.min(now);
             }
         }
     }
@@ -161,15 +165,20 @@ impl World {
         self.hit("fault: killed");
         self.note(format_args!("api {api} is killed"));
         let refuses = self.rng.chance(1, 2);
-        (self.apis[api].down_until, self.apis[api].refuses) = (until, refuses);
+        (
+            self.apis[api].reach.down_until,
+            self.apis[api].reach.refuses,
+        ) = (until, refuses);
         for line in self.open_lines() {
             if self.lines[line].api != api {
                 continue;
             }
-            let conn = &mut self.conns[self.lines[line].conn];
+            let unseen = self.lines[line].is_cut_unseen();
+            let id = self.lines[line].conn;
+            let conn = &mut self.conns[id];
             let unread = conn.outward.queued() > 0;
             // An answer that ends with its connection must not seem whole.
-            if self.lines[line].is_cut_unseen() {
+            if unseen {
                 conn.reset_proxy();
             } else {
                 conn.end_peer();
@@ -222,13 +231,15 @@ impl World {
     fn reset_one(&mut self) {
         if let Some(line) = self.a_line(false) {
             self.note(format_args!("line {line} is reset"));
-            self.conns[self.lines[line].conn].reset_proxy();
+            let id = self.lines[line].conn;
+            self.conns[id].reset_proxy();
             self.lines[line].ended = true;
         }
     }
 
     fn slow_one(&mut self, until: u64) {
-        let at = self.rng.below(self.live.len() as u32) as usize;
+        let live = self.live.len() as u32;
+        let at = self.rng.below(live) as usize;
         let Some(id) = self.live.get(at).copied() else {
             return;
         };

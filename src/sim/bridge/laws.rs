@@ -53,7 +53,7 @@ type Shards = [Shard<BridgeSim, Tongue>];
 
 impl World {
     /// The proxy has closed somebody's connection.
-    pub fn on_person_closed(&mut self, person: usize) {
+    pub fn leave_person(&mut self, person: usize) {
         let now = self.now;
         if let Person::Guest(guest) = &mut self.people[person] {
             guest.closed_at = Some(now);

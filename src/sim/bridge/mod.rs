@@ -14,10 +14,10 @@ mod world;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use self::coverage::BridgeCoverage;
 use self::people::{IDS, Person, Stage};
 use self::world::{BridgeSim, World};
 use super::pipe::Far;
+use super::sightings::Sightings;
 use crate::fleet::{Balance, Breaker, Connections, Fleet, Kind as Serves, Pool, Server as Place};
 use crate::kit::{Budget, Prng, Rate};
 use crate::session::dialect::Tongue;
@@ -29,7 +29,7 @@ use crate::shard::{Mail, Plan, Shard};
 pub struct BridgeReport {
     /// The same for the same seed and steps.
     pub trace: u64,
-    pub coverage: BridgeCoverage,
+    pub coverage: Sightings,
 }
 
 /// Runs one seed. Panics if a law is broken; what came last is then printed, unless `quiet`.
