@@ -460,7 +460,7 @@ impl<W: Scene> Io for Kernel<W> {
 }
 
 /// Events that a failure tells.
-const EVENTS_KEPT: usize = 30000;
+const EVENTS_KEPT: usize = 300;
 
 /// More dials than that in one turn are no accident.
 const DIALS_MAX: u32 = 5_000;

@@ -51,7 +51,6 @@ pub const EVENTS: &[&str] = &[
     "probe: bad",
     "probe: good",
     "probe: never answered",
-    "request: a cut head",
     "request: asked again",
     "request: chunked",
     "request: on a line that rested",
@@ -76,6 +75,7 @@ pub const EVENTS: &[&str] = &[
     "visitor: resets inside",
     "visitor: sends a bad chunk",
     "visitor: stalls",
+    "visitor: stalls inside",
     "visitor: waits for 100",
     "write: short to a server",
 ];

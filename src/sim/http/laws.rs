@@ -1,6 +1,8 @@
 //! The laws of choice, of bounds and of health, looked at after every turn. A broken law is a panic
 //! that begins with `law`.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use super::world::{HttpSim, World};
 use crate::fleet::ServerState;
 use crate::kit::Tick;
@@ -23,8 +25,10 @@ pub struct Ledger {
     pub busy: Vec<usize>,
     /// Lines that were chosen in this turn.
     chosen: usize,
-    /// Requests that waited after the last turn, by pool.
-    waited: Vec<usize>,
+    /// Requests that waited after the last turns, by pool: places are given back with the next look.
+    waited: VecDeque<(u64, Vec<usize>)>,
+    /// Clients for whom something was queued after the last turn: nobody knows since when.
+    pub owed: BTreeSet<usize>,
     /// Servers that were chosen in this turn, by which shard, and the line.
     choices: Vec<(usize, usize, usize)>,
     /// What each shard knew of each server after its last turn.
@@ -37,6 +41,7 @@ struct View {
     allowed: bool,
     healthy: bool,
     usable: bool,
+    tripped: Option<Tick>,
 }
 
 type Shards = [Shard<HttpSim, Tongue>];
@@ -47,6 +52,7 @@ impl Ledger {
             allowed: true,
             healthy: true,
             usable: true,
+            tripped: None,
         };
         Ledger {
             views: vec![vec![view; servers]; shards],
@@ -80,6 +86,7 @@ impl World {
             allowed: place.state == ServerState::Enabled,
             healthy: place.healthy,
             usable: place.is_usable(tick),
+            tripped: place.tripped,
         });
         views.collect()
     }
@@ -108,11 +115,13 @@ impl World {
             let other = members.iter().map(|id| usize::from(*id));
             let mut other = other.filter(|other| *other != server);
             let other = other.find(|other| both(*other, |view| view.usable));
+            // Good news in the turn itself may have let it be chosen.
+            let same = before[server].tripped == views[server].tripped;
+            let against = both(server, |view| !view.healthy)
+                || (same && both(server, |view| view.allowed && view.healthy && !view.usable));
             let why = if both(server, |view| !view.allowed) {
                 "the operator forbids it".to_string()
-            } else if both(server, |view| !view.usable)
-                && let Some(other) = other
-            {
+            } else if against && let Some(other) = other {
                 format!("server {other} is usable, {server} is {:?}", views[server])
             } else {
                 continue;
@@ -167,12 +176,18 @@ impl World {
                 waiting[usize::from(pool)] += 1;
             }
         }
-        let before = std::mem::replace(&mut self.laws.waited, waiting.clone());
+        let now = self.now;
+        let waited = &mut self.laws.waited;
+        waited.push_back((now, waiting));
+        while waited.len() > LOOKS && waited[0].0 + QUEUE_SLACK < now {
+            waited.pop_front();
+        }
         let begun = std::mem::take(&mut self.laws.chosen);
         for request in std::mem::take(&mut self.laws.busy) {
             let pool = self.requests[request].pool;
             let queue = self.fleet.pools[pool].connections.queue as usize;
-            let most = waiting[pool].max(before.get(pool).copied().unwrap_or(0)) + begun;
+            let looks = self.laws.waited.iter().map(|(_, waited)| waited[pool]);
+            let most = looks.max().unwrap_or(0) + begun;
             self.hit("request: sent away from a full queue");
             assert!(
                 most >= queue,
@@ -194,8 +209,14 @@ impl World {
     /// Memory per exchange is bounded, whatever the sizes of bodies.
     fn check_sessions(&mut self, shard: &Shard<HttpSim, Tongue>) {
         let mut full = false;
+        let first = shard.sessions().map(|one| usize::from(one.peer().port()));
+        let here: BTreeSet<usize> = first.collect();
+        self.laws.owed.retain(|me| !here.contains(me));
         for session in shard.sessions() {
             let held = session.held_bytes();
+            if session.has_output() {
+                self.laws.owed.insert(usize::from(session.peer().port()));
+            }
             assert!(
                 held <= HELD_MAX,
                 "law: {held} bytes held for {}",
@@ -291,6 +312,10 @@ impl World {
 /// Bytes that a session may hold: the mark above which its server is not read, one read on top of it,
 /// and as much of requests that came behind the one under way.
 const HELD_MAX: usize = 300 << 10;
+
+/// So many turns of shards, and so many ms, may pass until somebody who has left has left the queue.
+const LOOKS: usize = 12;
+const QUEUE_SLACK: u64 = 210;
 
 /// Time for a probe's connect, a few turns, and the mail.
 const PROBE_SLACK: u64 = 1_500;

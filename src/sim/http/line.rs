@@ -22,8 +22,6 @@ pub struct Line {
     pub calls: u32,
     /// It was chosen although another server should have been.
     pub wrong: Option<String>,
-    /// Its answers are not those that its server means: nobody could have told.
-    shifted: bool,
     /// Why nothing may ever be sent over it again.
     pub spoiled: Option<&'static str>,
     /// It has carried a probe.
@@ -266,11 +264,8 @@ impl World {
                 (answer.ends, answer.endless) = (Some(answer.body_begins), false);
                 answer.body.clear();
             }
-            // Who answers unasked in the moment in which it is asked shifts all that follows.
-            let shifted = &mut self.lines[line].shifted;
-            *shifted |= answer.meant_for.is_none();
             assert!(
-                *shifted || answer.meant_for == request,
+                answer.meant_for.is_none() || answer.meant_for == request,
                 "law: answer {front} to {:?} is read for {request:?}",
                 answer.meant_for
             );
@@ -308,6 +303,14 @@ impl World {
 
     /// The proxy has closed a line.
     pub fn end_line(&mut self, line: usize) {
+        let place = &self.lines[line];
+        let server = place.server;
+        let health = self.fleet.pools[self.origins[server].pool].health.as_ref();
+        let late = health.is_some_and(|health| self.now >= place.since + u64::from(health.timeout));
+        if late && (place.probe || place.calls == 0) {
+            // Time may leap, and leave too little of it for a probe.
+            self.origins[server].harmed_until = self.now.max(self.origins[server].harmed_until);
+        }
         let place = &mut self.lines[line];
         let call = place.call.take();
         if let Some(call) = call.as_ref().filter(|call| call.request.is_some()) {
@@ -328,7 +331,6 @@ impl World {
             let id = target.rsplit('/').next().and_then(|id| id.parse().ok());
             let id: usize = id.expect("law: a target that was asked for");
             self.judge_carried(line, id);
-            self.hit("request: a cut head");
         }
     }
 }

@@ -397,7 +397,8 @@ impl Line {
         }
     }
 
-    /// Bytes that nobody has asked for; some of them look like an answer.
+    /// Bytes that nobody has asked for. What looks like an answer is the last that it says: if it were
+    /// asked in that moment, nobody could tell the next answer from the one that it owes.
     pub fn speak_unasked(&mut self, world: &mut World) {
         match world.rng.below(3) {
             0 => self.talk_nonsense(None, world),
@@ -407,12 +408,11 @@ impl Line {
                     "HTTP/1.1 503 Stray\r\nX-Answer: {number}\r\nContent-Length: 0\r\n\r\n"
                 );
                 self.stray(None, text.as_bytes(), 503, world);
+                self.process.ending = true;
             }
             _ => {
-                let ending = self.process.ending;
                 self.say(None, 200, How::Well, world);
-                // One that looks whole does not end what it comes behind.
-                self.process.ending |= ending;
+                self.process.ending = true;
             }
         }
     }

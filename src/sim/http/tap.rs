@@ -217,7 +217,7 @@ impl World {
             503 => {
                 assert!(head.value("retry-after").is_some(), "law: 503 says when");
                 let patient = waited + 50 >= u64::from(self.settings[place.pool].admit);
-                if !patient {
+                if !patient && !self.laws.owed.contains(&me) {
                     self.laws.busy.push(request);
                 }
                 true

@@ -243,6 +243,15 @@ impl Visitor {
             return;
         }
         let (front, _) = self.out.as_slices();
+        if world.wild && front.len() > 1 && world.rng.chance(1, 100) {
+            world.hit("visitor: stalls inside");
+            let took = world.conns[self.conn]
+                .inward
+                .write(&front[..front.len() / 2]);
+            self.out.drain(..took);
+            self.stalled_until = world.now + u64::from(world.rng.below(6_000));
+            return;
+        }
         let max = match self.lazy_until > world.now {
             true => front.len().min(world.rng.below(400) as usize),
             false => front.len(),
