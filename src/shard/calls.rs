@@ -155,6 +155,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if !place.shared.try_wait(queue) {
             return self.call(key, Event::NoServer(Nobody::Busy));
         }
+        debug_assert!(
+            self.shelf.waiting.iter().all(|(other, _)| *other != key),
+            "one call, one place in the line"
+        );
         self.shelf.waiting_in[usize::from(place.pool)] += 1;
         self.shelf.waiting.push_back((key, server));
         self.want_chores(QUEUE_PAUSE);
