@@ -259,7 +259,7 @@ impl Session {
     /// must not end like one that is.
     fn hang_up_client(&mut self, ctx: &mut Ctx<'_>) {
         let left = !self.out.is_empty() || self.is_exchanging();
-        let cut = self.flags.endless && left;
+        let cut = self.flags.endless && left && !planted!(FinForCut);
         ctx.actions.push(Action::HangUpClient { cut });
     }
 
@@ -494,7 +494,8 @@ impl Session {
     /// Reads on, once there is room again.
     pub(super) fn resume_client(&mut self, ctx: &mut Ctx<'_>) {
         // An upload waits for its server alone, whatever its client has read meanwhile.
-        if self.flags.paused && !self.is_exchanging() && !self.is_full(ctx) {
+        let uploads = self.is_exchanging() && !planted!(UploadUnpaused);
+        if self.flags.paused && !uploads && !self.is_full(ctx) {
             self.flags.paused = false;
             self.rare().paused_since = None;
             self.client_pulse.resumed(ctx.now);

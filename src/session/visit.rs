@@ -271,7 +271,7 @@ impl Session {
         if !late {
             return;
         }
-        if self.is_answering() {
+        if self.is_answering() && !planted!(LateInsideAnswer) {
             // There is no place for another answer.
             return self.break_off(ctx);
         }

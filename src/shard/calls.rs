@@ -206,7 +206,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         (client.upstream, slot.rider) = (upstream, key);
-        slot.dialect.asked(client.session.asks_head());
+        let asks_head = client.session.asks_head() && !planted!(HeadHasBody);
+        slot.dialect.asked(asks_head);
         let core = &mut self.core;
         let place = &self.fleet.servers[usize::from(slot.server)];
         let to = CallTo {
@@ -275,9 +276,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         debug_assert!(slot.rider.is_none());
         self.core.chunks.clear(&mut slot.stash);
         self.core.chunks.clear(&mut slot.spill);
-        self.fleet.servers[usize::from(slot.server)]
-            .shared
-            .disconnected();
+        if !planted!(PermitKept) {
+            self.fleet.servers[usize::from(slot.server)]
+                .shared
+                .disconnected();
+        }
         self.io.close(slot.socket);
         self.shelf.free();
     }
