@@ -147,8 +147,12 @@ impl Session {
         let waits = !self.out.is_empty() && !self.flags.opened && !self.flags.half;
         match (self.phase, self.leg) {
             (Phase::Parting, Leg::Deaf) if waits => {}
-            // What it had begun to ask behind that can't be answered.
-            (Phase::Greeting | Phase::Serving, Leg::Talking) if waits && !self.is_answering() => {
+            // What it had begun to ask behind that can't be answered, or not to the end.
+            (Phase::Serving, Leg::Talking) if waits && self.is_answering() => {
+                self.tell_end(End::ClientLost, ctx);
+                self.break_off(ctx);
+            }
+            (Phase::Greeting | Phase::Serving, Leg::Talking) if waits => {
                 self.tell_end(End::ClientLost, ctx);
                 ctx.actions.push(Action::HangUpUpstream { say: None });
                 self.forget_upstream(ctx);
