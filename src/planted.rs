@@ -76,6 +76,26 @@ pub enum Bug {
     ReplyTwice,
     /// A call that must wait for a connection once more is forgotten.
     WaitingLost,
+    /// A POST that may have reached its server is asked of another.
+    PostAskedAgain,
+    /// An answer that was cut gets the end of one that is whole.
+    CutSeemsWhole,
+    /// An answer that is cut ends with a FIN where that is the end of a whole one.
+    FinForCut,
+    /// A connection whose server has answered half a request is used again.
+    HalfAskedReused,
+    /// The answer to HEAD is awaited with a body.
+    HeadHasBody,
+    /// An upload goes on when its client has read something, not when its server has.
+    UploadUnpaused,
+    /// A connection that was closed at rest still counts.
+    PermitKept,
+    /// A probe that hangs is never given up.
+    ProbeHangs,
+    /// What a probe has found is not told to the other shards.
+    VerdictUnsent,
+    /// The answer to a request that came too late goes into the one that is under way.
+    LateInsideAnswer,
 }
 
 impl Bug {
@@ -116,6 +136,16 @@ impl Bug {
         Bug::FreedEarly,
         Bug::ReplyTwice,
         Bug::WaitingLost,
+        Bug::PostAskedAgain,
+        Bug::CutSeemsWhole,
+        Bug::FinForCut,
+        Bug::HalfAskedReused,
+        Bug::HeadHasBody,
+        Bug::UploadUnpaused,
+        Bug::PermitKept,
+        Bug::ProbeHangs,
+        Bug::VerdictUnsent,
+        Bug::LateInsideAnswer,
     ];
 
     /// Whether it is a bug of the bridge, which is looked for in a world of its own.
@@ -128,6 +158,23 @@ impl Bug {
                 | Bug::FreedEarly
                 | Bug::ReplyTwice
                 | Bug::WaitingLost
+        )
+    }
+
+    /// Whether it is a bug of HTTP pools or of probes, which have a world of their own, too.
+    pub fn is_of_http(self) -> bool {
+        matches!(
+            self,
+            Bug::PostAskedAgain
+                | Bug::CutSeemsWhole
+                | Bug::FinForCut
+                | Bug::HalfAskedReused
+                | Bug::HeadHasBody
+                | Bug::UploadUnpaused
+                | Bug::PermitKept
+                | Bug::ProbeHangs
+                | Bug::VerdictUnsent
+                | Bug::LateInsideAnswer
         )
     }
 }

@@ -41,11 +41,11 @@ fn each_planted_bug_is_found() {
             None => missed.push(bug),
         }
     }
-    let clean = [find(None), find_bridges(None)];
+    let clean = [find(None), find_bridges(None), find_in_http(None)];
     let _ = std::panic::take_hook();
     assert_eq!(
         clean,
-        [None, None],
+        [None, None, None],
         "without a planted bug the sweep is clean"
     );
     assert!(
@@ -59,12 +59,20 @@ fn find(bug: Option<Bug>) -> Option<(u64, String)> {
     if bug.is_some_and(Bug::is_bridges) {
         return find_bridges(bug);
     }
+    if bug.is_some_and(Bug::is_of_http) {
+        return find_in_http(bug);
+    }
     first_broken(bug, |seed| drop(sim::run(seed, STEPS, true)))
 }
 
 /// The same in the world of the bridge.
 fn find_bridges(bug: Option<Bug>) -> Option<(u64, String)> {
     first_broken(bug, |seed| drop(sim::run_bridge(seed, STEPS, true)))
+}
+
+/// The same in the world of HTTP pools.
+fn find_in_http(bug: Option<Bug>) -> Option<(u64, String)> {
+    first_broken(bug, |seed| drop(sim::run_http(seed, HTTP_STEPS, true)))
 }
 
 fn first_broken(
@@ -92,3 +100,4 @@ fn first_broken(
 /// The bounded sweep: a part of the one in `simulation.rs`.
 const SEEDS: u64 = 400;
 const STEPS: u32 = 3_000;
+const HTTP_STEPS: u32 = 2_000;

@@ -156,8 +156,12 @@ impl Session {
             && !self.flags.contains(Flags::HALF);
         match (self.phase, self.leg) {
             (Phase::Parting, Leg::Deaf) if waits => {}
-            // What it had begun to ask behind that can't be answered.
-            (Phase::Greeting | Phase::Serving, Leg::Talking) if waits && !self.is_answering() => {
+            // What it had begun to ask behind that can't be answered, or not to the end.
+            (Phase::Serving, Leg::Talking) if waits && self.is_answering() => {
+                self.tell_end(End::ClientLost, ctx);
+                self.break_off(ctx);
+            }
+            (Phase::Greeting | Phase::Serving, Leg::Talking) if waits => {
                 self.tell_end(End::ClientLost, ctx);
                 ctx.actions.push(Action::HangUpUpstream { say: None });
                 self.forget_upstream(ctx);
@@ -270,7 +274,7 @@ impl Session {
     /// must not end like one that is.
     fn hang_up_client(&mut self, ctx: &mut Ctx<'_>) {
         let left = !self.out.is_empty() || self.is_exchanging();
-        let cut = self.flags.contains(Flags::ENDLESS) && left;
+        let cut = self.flags.contains(Flags::ENDLESS) && left && !planted!(FinForCut);
         ctx.actions.push(Action::HangUpClient { cut });
     }
 
@@ -504,7 +508,8 @@ impl Session {
     /// Reads on, once there is room again.
     pub(super) fn resume_client(&mut self, ctx: &mut Ctx<'_>) {
         // An upload waits for its server alone, whatever its client has read meanwhile.
-        if self.flags.contains(Flags::PAUSED) && !self.is_exchanging() && !self.is_full(ctx) {
+        let uploads = self.is_exchanging() && !planted!(UploadUnpaused);
+        if self.flags.contains(Flags::PAUSED) && !uploads && !self.is_full(ctx) {
             self.flags.remove(Flags::PAUSED);
             self.rare().paused_since = None;
             self.client_pulse.resumed(ctx.now);

@@ -388,7 +388,7 @@ impl Session {
             .request_times
             .record(u64::from(ctx.now.since(exchange.since)));
         // A request that was not taken whole leaves a connection that nobody can use again.
-        let keep = keep && exchange.upload.done;
+        let keep = keep && (exchange.upload.done || planted!(HalfAskedReused));
         ctx.actions.push(Action::Release { keep });
         self.flags.remove(Flags::CALLING);
         if exchange.keep && exchange.upload.done {
@@ -439,7 +439,7 @@ impl Session {
             ctx.actions.push(Action::Report(Verdict::Failure));
             return self.break_off(ctx);
         }
-        let harmless = is_harmless(&exchange.method);
+        let harmless = is_harmless(&exchange.method) || planted!(PostAskedAgain);
         let silent = !exchange.heard && !matches!(loss, Loss::TimedOut | Loss::Protocol);
         let again = !exchange.spent && (!reached || (harmless && silent));
         ctx.tally.requests_failed += 1;
@@ -497,6 +497,9 @@ impl Session {
         }
         // What came of it goes out; then the connection ends without the answer's end.
         self.settle_direct(ctx);
+        if planted!(CutSeemsWhole) {
+            ctx.chunks.push(&mut self.out, b"0\r\n\r\n");
+        }
         self.turn_deaf(ctx);
     }
 }

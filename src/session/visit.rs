@@ -275,7 +275,7 @@ impl Session {
             return;
         }
         let error = HeadError::new(408, "the request did not arrive in time");
-        if self.is_exchanging() {
+        if self.is_exchanging() && !planted!(LateInsideAnswer) {
             return self.fail_upload(&error, ctx);
         }
         self.refuse_head(&error, ctx);

@@ -80,10 +80,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// Begins the session's next call, if it is its turn: who has waited longer for a connection of
     /// this pool comes first, or else a session with much to say would keep one for itself.
     pub(super) fn begin_call(&mut self, key: Key) {
-        let pool = self
-            .clients
-            .get(key)
-            .and_then(|client| client.session.pool());
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        if client.bits.contains(Bits::WAITING) {
+            // It keeps its place.
+            return;
+        }
+        let pool = client.session.pool();
         let waits = pool.is_some_and(|pool| self.shelf.waiting_in[usize::from(pool)] > 0);
         if let Some(server) = self.find_connection(key, waits) {
             self.wait_at(key, server);
@@ -155,12 +159,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if !place.shared.try_wait(queue) {
             return self.call(key, Event::NoServer(Nobody::Busy));
         }
-        debug_assert!(
-            self.shelf.waiting.iter().all(|(other, _)| *other != key),
-            "one call, one place in the line"
-        );
         self.shelf.waiting_in[usize::from(place.pool)] += 1;
         self.shelf.waiting.push_back((key, server));
+        if let Some(client) = self.clients.get_mut(key) {
+            client.bits.insert(Bits::WAITING);
+        }
         self.want_chores(QUEUE_PAUSE);
     }
 
@@ -226,7 +229,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         (client.upstream, slot.rider) = (upstream, key);
-        slot.dialect.asked(client.session.asks_head());
+        let asks_head = client.session.asks_head() && !planted!(HeadHasBody);
+        slot.dialect.asked(asks_head);
         let core = &mut self.core;
         let place = &self.fleet.servers[usize::from(slot.server)];
         let to = CallTo {
@@ -306,9 +310,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         debug_assert!(slot.rider.is_none());
         self.core.chunks.clear(&mut slot.stash);
         self.core.chunks.clear(&mut slot.spill);
-        self.fleet.servers[usize::from(slot.server)]
-            .shared
-            .disconnected();
+        if !planted!(PermitKept) {
+            self.fleet.servers[usize::from(slot.server)]
+                .shared
+                .disconnected();
+        }
         self.io.close(slot.socket);
         self.shelf.free();
     }
@@ -342,14 +348,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let mut stuck = vec![false; self.fleet.pools.len()];
         for (key, server) in line.drain(..) {
             let pool = usize::from(self.fleet.servers[usize::from(server)].pool);
-            let wants = |client: &super::Client<_>| client.session.wants_call();
-            if self.clients.get(key).is_some_and(wants)
-                && (stuck[pool] || self.find_connection(key, false).is_some())
-            {
+            let client = self.clients.get_mut(key);
+            let wants = client.is_some_and(|client| {
+                client.bits.remove(Bits::WAITING);
+                client.session.wants_call()
+            });
+            if wants && (stuck[pool] || self.find_connection(key, false).is_some()) {
                 // Still none: nor is there one for those behind it.
                 let lost = planted!(WaitingLost) && !stuck[pool];
                 stuck[pool] = true;
                 if !lost {
+                    if let Some(client) = self.clients.get_mut(key) {
+                        client.bits.insert(Bits::WAITING);
+                    }
                     rest.push_back((key, server));
                     continue;
                 }

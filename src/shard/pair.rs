@@ -32,7 +32,7 @@ pub struct Upstream<S, D> {
 bitflags! {
     /// What is known of a socket, and in which lists its slot stands.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct Bits: u8 {
+    pub struct Bits: u16 {
         /// Readable until a read says otherwise.
         const READABLE = 1 << 0;
         /// Writable until a write says otherwise.
@@ -49,5 +49,7 @@ bitflags! {
         const DONE = 1 << 6;
         /// The session is joined to it, for upstreams; a write found it broken, for clients.
         const JOINED = 1 << 7;
+        /// Its session stands in the line of calls.
+        const WAITING = 1 << 8;
     }
 }
