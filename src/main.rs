@@ -6,13 +6,15 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use wsteady::control::cli::{self, Command, Run};
-use wsteady::control::{demo, log};
+use wsteady::control::{demo, log, preflight};
+use wsteady::net::sys;
 use wsteady::{Proxy, StartError};
 
 fn main() -> ExitCode {
     match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
         Ok(Command::Run(run)) => serve(*run),
         Ok(Command::Demo(options)) => demo::run(options),
+        Ok(Command::Preflight(options)) => preflight::run(&options, sys::own_descriptors),
         Ok(Command::Check { text, warnings, .. }) => {
             for warning in &warnings {
                 eprintln!("warning: {warning}");
