@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 pub mod generate;
 pub mod log;
+pub mod notify;
 pub mod preflight;
 pub mod report;
 pub mod switchboard;

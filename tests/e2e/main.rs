@@ -14,6 +14,7 @@ mod frames;
 mod handshake;
 mod http;
 mod legacy;
+mod operation;
 mod real;
 mod replay;
 mod shutdown;
