@@ -6,13 +6,15 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use wsteady::control::cli::{self, Command, Run};
-use wsteady::control::{demo, log};
+use wsteady::control::{demo, log, notify, preflight};
+use wsteady::net::sys;
 use wsteady::{Proxy, StartError};
 
 fn main() -> ExitCode {
     match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
         Ok(Command::Run(run)) => serve(*run),
         Ok(Command::Demo(options)) => demo::run(options),
+        Ok(Command::Preflight(options)) => preflight::run(&options, sys::own_descriptors),
         Ok(Command::Check { text, warnings, .. }) => {
             for warning in &warnings {
                 eprintln!("warning: {warning}");
@@ -44,6 +46,7 @@ fn serve(run: Run) -> ExitCode {
         Err(StartError::System(why)) => return failed(&why, 1),
     };
     let stopper = proxy.stopper();
+    notify::ready();
     std::thread::spawn(move || obey(signals, drain, &stopper));
     proxy.wait();
     ::log::info!("stopped");
@@ -58,6 +61,7 @@ fn obey(mut signals: Signals, drain: Duration, stopper: &wsteady::Stopper) {
         match signal {
             SIGTERM if !told => {
                 told = true;
+                notify::stopping(drain);
                 stopper.drain(drain);
             }
             SIGTERM | SIGINT => stopper.stop_now(),

@@ -11,12 +11,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::config::{
     Config, FlagPool, LogConfig, Place, PoolKind, Problem, Problems, Sources, explain, nearest,
     parse_duration,
 };
 use super::demo::Speech;
+use super::generate;
+use super::preflight;
 
 /// What the process shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub enum Command {
     },
     /// Everything in one process, for a first look.
     Demo(DemoOptions),
+    /// Compare this machine's limits with what so many connections need.
+    Preflight(preflight::Options),
 }
 
 /// A checked configuration, and where it came from.
@@ -60,7 +65,7 @@ pub struct DemoOptions {
 /// The process ends here: print `text` and leave with `code`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// 0: help or version, to stdout. 2: a wrong command line or configuration, to stderr.
+    /// 0: help, version or what was generated, to stdout. 2: a wrong command line or configuration, to stderr.
     pub code: u8,
     /// Ends in a newline.
     pub text: String,
@@ -100,7 +105,8 @@ impl From<Problems> for Exit {
 /// Reads `args` (the program's name first) and `env`.
 ///
 /// # Errors
-/// An [`Exit`] for wrong words and wrong configurations, but also for `--help` and `--version`.
+/// An [`Exit`] for wrong words and wrong configurations, but also for `--help`, `--version` and what
+/// `generate` makes.
 pub fn parse_from(
     args: impl IntoIterator<Item = OsString>,
     env: impl IntoIterator<Item = (OsString, OsString)>,
@@ -112,9 +118,14 @@ pub fn parse_from(
         Some(Sub::Run(flags)) => run(&flags, &mut env),
         Some(Sub::Check(flags)) => check(&flags, &mut env),
         Some(Sub::Demo(flags)) => demo(&flags, &mut env),
-        Some(Sub::Preflight { .. }) => Err(Exit::wrong("preflight is not supported yet")),
-        Some(Sub::Generate { .. }) => Err(Exit::wrong("generate is not supported yet")),
+        Some(Sub::Preflight(flags)) => preflight(&flags, &mut env),
+        Some(Sub::Generate { what }) => Err(generated(&what)),
     }
+}
+
+/// The command line as clap has it, for the man page and the completions.
+pub fn command() -> clap::Command {
+    Words::command()
 }
 
 /// The words as clap reads them. Values stay text: the configuration's reader checks them, so that
@@ -143,16 +154,41 @@ enum Sub {
     Demo(DemoFlags),
     /// Read a configuration and say what it means
     Check(Flags),
-    /// Say which limits of this machine are too small (not supported yet)
-    Preflight {
-        #[arg(long, value_name = "N")]
-        connections: Option<String>,
-    },
-    /// Print a man page, completions, a unit, … (not supported yet)
+    /// Say which limits of this machine are too small for so many connections
+    Preflight(PreflightFlags),
+    /// Print a man page, completions, a configuration, a unit, kernel settings
     Generate {
-        #[arg(value_name = "WHAT")]
-        what: Option<String>,
+        #[command(subcommand)]
+        what: What,
     },
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The man page
+    Man,
+    /// Completions for a shell
+    Completions { shell: Shell },
+    /// The default configuration, with comments
+    Config,
+    /// The systemd unit
+    Unit,
+    /// Kernel settings for many connections, for /etc/sysctl.d
+    Sysctl,
+    /// The description of the admin API (not supported yet)
+    Openapi,
+}
+
+#[derive(Args)]
+struct PreflightFlags {
+    /// Client connections to prepare for [default: 250000]
+    #[arg(long, value_name = "N")]
+    connections: Option<String>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 #[derive(Args, Default)]
@@ -244,6 +280,49 @@ fn check(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
         text,
         warnings: loaded.warnings,
     })
+}
+
+fn preflight(flags: &PreflightFlags, env: &mut Env) -> Result<Command, Exit> {
+    let connections = match env.pick(&flags.connections, "connections")? {
+        None => PREFLIGHT_CONNECTIONS,
+        Some((text, origin)) => match text.parse() {
+            Ok(count) if (1..=PREFLIGHT_CONNECTIONS_MAX).contains(&count) => count,
+            _ => {
+                return Err(Exit::wrong(format!(
+                    "{origin}: {text:?} is not a number from 1 to {PREFLIGHT_CONNECTIONS_MAX}"
+                )));
+            }
+        },
+    };
+    let mut sources = sources(&flags.flags, env)?;
+    let is_assumed = !sources.names_pools();
+    if is_assumed {
+        sources.put_pools(&[FlagPool {
+            kind: PoolKind::Websocket,
+            urls: vec!["ws://127.0.0.1:1".into()],
+            origin: "preflight".into(),
+        }]);
+    }
+    let loaded = sources.load()?;
+    Ok(Command::Preflight(preflight::Options {
+        connections,
+        config: Box::new(loaded.config),
+        is_assumed,
+        json: flags.json,
+        warnings: loaded.warnings,
+    }))
+}
+
+fn generated(what: &What) -> Exit {
+    let text = match what {
+        What::Man => generate::man(command()),
+        What::Completions { shell } => generate::completions(*shell, command()),
+        What::Config => generate::config().to_owned(),
+        What::Unit => generate::unit().to_owned(),
+        What::Sysctl => generate::sysctl(),
+        What::Openapi => return Exit::wrong("generate openapi is not supported yet"),
+    };
+    Exit { code: 0, text }
 }
 
 /// Lays flags over variables over the file that one of them names.
@@ -523,6 +602,12 @@ const WRONG_USE: u8 = 2;
 
 const PREFIX: &str = "WSTEADY_";
 
+/// The contract's target for one host.
+const PREFLIGHT_CONNECTIONS: u64 = 250_000;
+
+/// More than a host has memory for.
+const PREFLIGHT_CONNECTIONS_MAX: u64 = 1_000_000_000;
+
 /// Variables of flags that only subcommands have.
 const OTHER_VARIABLES: &[&str] = &["WSTEADY_SECONDS", "WSTEADY_CONNECTIONS", "WSTEADY_BRIDGE"];
 
@@ -779,14 +864,24 @@ mod tests {
                 "wsteady: --seconds: \"x\" is not a time; write 30s, 50ms or 1m 30s\n",
             ),
             (
-                "preflight --connections 5",
+                "preflight --connections 0",
                 &[],
-                "wsteady: preflight is not supported yet\n",
+                "wsteady: --connections: \"0\" is not a number from 1 to 1000000000\n",
             ),
             (
-                "generate man",
+                "preflight",
+                &[("WSTEADY_CONNECTIONS", "many")],
+                "wsteady: WSTEADY_CONNECTIONS: \"many\" is not a number from 1 to 1000000000\n",
+            ),
+            (
+                "preflight --backend wss://a",
                 &[],
-                "wsteady: generate is not supported yet\n",
+                "wsteady: --backend: pools.default.servers[0].url: \"wss://a\": this build has no TLS; write ws://\n",
+            ),
+            (
+                "generate openapi",
+                &[],
+                "wsteady: generate openapi is not supported yet\n",
             ),
             (
                 "-config /nonexistent/w.ini",
@@ -871,6 +966,49 @@ mod tests {
             "{text}"
         );
         assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn preflight_takes_the_pools_or_stands_one_in() {
+        let options = |line: &str| match parse(line, &[]) {
+            Ok(Command::Preflight(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        };
+        let alone = options("preflight");
+        assert!(alone.is_assumed && !alone.json);
+        assert_eq!(alone.connections, 250_000);
+        assert_eq!(alone.config.pools[0].kind, PoolKind::Websocket);
+        let file = TempFile::new("preflight", POOL);
+        let line = format!(
+            "preflight --connections 7 --config {} --loops 3 --json",
+            file.path()
+        );
+        let own = options(&line);
+        assert!(!own.is_assumed && own.json);
+        assert_eq!((own.connections, own.config.loops.count()), (7, 3));
+        assert_eq!(own.config.pools[0].name, "chat");
+        assert!(!options("preflight --api http://a/").is_assumed);
+    }
+
+    #[test]
+    fn what_is_generated_goes_to_stdout() {
+        for (what, word) in [
+            ("man", ".TH wsteady 1"),
+            ("completions bash", "complete -F"),
+            ("completions zsh", "#compdef wsteady"),
+            ("completions fish", "complete -c wsteady"),
+            ("config", "pools:"),
+            ("unit", "Type=notify"),
+            ("sysctl", "net.core.somaxconn = "),
+        ] {
+            let (code, text) = exit(&format!("generate {what}"), &[]);
+            assert_eq!(code, 0, "{what}");
+            assert!(text.contains(word), "{what}: {text}");
+            assert!(text.ends_with('\n'), "{what}");
+        }
+        assert_eq!(exit("generate", &[]).0, 2);
+        assert_eq!(exit("generate completions", &[]).0, 2);
+        assert_eq!(exit("generate completions tcsh", &[]).0, 2);
     }
 
     #[test]

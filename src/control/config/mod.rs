@@ -126,6 +126,12 @@ impl Sources {
         });
     }
 
+    /// Whether a file or a flag may have named pools.
+    pub(crate) fn names_pools(&self) -> bool {
+        let is_pools = |overlay: &Overlay| overlay.path == ["pools"];
+        self.file.is_some() || self.overlays.iter().any(is_pools)
+    }
+
     /// Adds a warning that every [`Sources::load`] hands on.
     pub(crate) fn note(&mut self, note: Problem) {
         self.notes.push(note);

@@ -1254,3 +1254,14 @@ fn no_bytes_panic_the_reader() {
     assert!(load(bomb).is_err());
     assert!(load(&"[".repeat(100_000)).is_err());
 }
+
+#[test]
+fn the_generated_configuration_has_every_key() {
+    let text = crate::control::generate::config();
+    for (path, section) in SECTIONS {
+        for key in section.keys {
+            let shown = text.contains(&format!("{key}: ")) || text.contains(&format!("{key}:\n"));
+            assert!(shown, "{path}: {key}");
+        }
+    }
+}
