@@ -40,6 +40,8 @@ pub struct Desk {
     pub paused: AtomicBool,
     /// `limits.memory`, in bytes.
     pub memory_limit: u64,
+    /// `metrics.legacy_names`: what wsbalancer's metrics call the listener.
+    pub frontend: Option<String>,
 }
 
 /// Routes of somebody else on the same address, asked before our own. What comes here has passed
@@ -59,6 +61,7 @@ impl Desk {
             draining: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             memory_limit,
+            frontend: None,
         }
     }
 

@@ -85,7 +85,7 @@ pub(super) const TIMEOUTS: Section = Section {
 };
 
 pub(super) const CONNECTIONS: Section = Section {
-    keys: &["min", "max", "idle", "queue"],
+    keys: &["min", "max", "idle", "queue", "full_status"],
     later: &[],
 };
 

@@ -27,8 +27,8 @@ pub(crate) use keys::nearest;
 pub use model::{
     AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig, Expect,
     HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig, LogFormat, LogLevel, Loops,
-    OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig,
-    SessionConfig, Target, TimeoutsConfig,
+    MetricsConfig, OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret,
+    ServerConfig, SessionConfig, Target, TimeoutsConfig,
 };
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};
