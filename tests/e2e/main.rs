@@ -14,6 +14,7 @@ mod frames;
 mod handshake;
 mod http;
 mod legacy;
+mod older;
 mod real;
 mod replay;
 mod shutdown;

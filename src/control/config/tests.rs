@@ -138,10 +138,6 @@ fn each_mistake_has_its_message_and_place() {
             "w.yaml:2:1: zzz: unknown key; known here: listen, admin, loops, routes, pools, session, trusted_proxies, origins, limits, push, drain, log, metrics",
         ),
         (
-            beside_pool("upstream: {}"),
-            "w.yaml:2:1: upstream: not supported yet",
-        ),
-        (
             beside_pool("drain: 3s\ndrain: 4s"),
             "w.yaml:3:1: `drain` stands here twice, first in line 2",
         ),
@@ -1236,14 +1232,6 @@ fn a_file_that_can_not_be_read_is_named() {
     assert!(
         missing.starts_with("/nonexistent/w.yaml: can't be read: "),
         "{missing}"
-    );
-    let ini = Sources::from_file("old.ini")
-        .load()
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        ini,
-        "old.ini: an .ini file is not supported yet; give a YAML file"
     );
 }
 
