@@ -11,6 +11,7 @@ use log::info;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
 use crate::control::config::Config;
+use crate::control::report;
 use crate::control::resolver::{self, Lookup, Resolver};
 use crate::control::switchboard::Switchboard;
 use crate::kit::chain::CHUNK;
@@ -69,11 +70,12 @@ impl Proxy {
         let to_shards = post.clone();
         let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
         let board = Arc::new(Switchboard::new(count, mailer).map_err(system)?);
-        let desk = Arc::new(Desk::new(
-            board.clone(),
-            assembly.fleet.clone(),
-            config.limits.memory,
-        ));
+        let mut desk = Desk::new(board.clone(), assembly.fleet.clone(), config.limits.memory);
+        if config.metrics.legacy_names {
+            let first = config.listen.first().map(|one| one.address);
+            desk.frontend = first.map(report::frontend_of);
+        }
+        let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
         let answers = Arc::new(move |ticket, answer| board.answer(ticket, answer));

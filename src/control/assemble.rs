@@ -176,6 +176,7 @@ fn settings_of(pool: &PoolConfig) -> Settings {
             PoolKind::Http => session::Kind::Http,
         },
         response: ms(timeouts.response),
+        full_status: pool.connections.map_or(503, |shared| shared.full_status),
         replace: session.on_duplicate == OnDuplicate::Replace,
         buffer: session.buffer as usize,
         hold: ms(session.hold),

@@ -14,8 +14,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::config::{
-    Config, FlagPool, LogConfig, Place, PoolKind, Problem, Problems, Sources, explain, nearest,
-    parse_duration,
+    BALANCER_VARIABLES, Config, FlagPool, LogConfig, Place, PoolKind, Problem, Problems, Sources,
+    WS2API_API, WS2API_LISTEN, WS2API_VARIABLES, Ws2api, explain, nearest, parse_duration,
 };
 use super::demo::Speech;
 use super::generate;
@@ -137,7 +137,8 @@ pub fn command() -> clap::Command {
     about = "A proxy whose WebSocket sessions outlive their connections",
     args_conflicts_with_subcommands = true,
     after_help = "Every flag has an environment variable: --listen is WSTEADY_LISTEN, and so on; \
-                  lists by comma. A flag wins over its variable, that over the file."
+                  lists by comma. A flag wins over its variable, that over those of wsbalancer and \
+                  ws2api, those over the file."
 )]
 struct Words {
     #[command(flatten)]
@@ -193,7 +194,7 @@ struct PreflightFlags {
 
 #[derive(Args, Default)]
 struct Flags {
-    /// The YAML file
+    /// The YAML file, or an older proxy's own
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address for clients; may be given several times [default: :8080]
@@ -238,6 +239,15 @@ struct Flags {
     /// text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// As ws2api has it: bound on messages, pushes and answers of an API
+    #[arg(long, value_name = "BYTES", help_heading = WS2API_HEADING)]
+    max_body: Option<String>,
+    /// As ws2api has it: time for an answer of an API
+    #[arg(long, value_name = "TIME", help_heading = WS2API_HEADING)]
+    api_timeout: Option<String>,
+    /// As ws2api has it; taken, but nothing comes of it
+    #[arg(long, value_name = "TIME", help_heading = WS2API_HEADING)]
+    stats_interval: Option<String>,
 }
 
 #[derive(Args)]
@@ -264,7 +274,10 @@ struct DemoFlags {
 
 fn run(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
     let sources = sources(flags, env)?;
-    let loaded = sources.load()?;
+    let mut loaded = sources.load()?;
+    if let Some(older) = loaded.older {
+        loaded.warnings.extend(older.notes);
+    }
     Ok(Command::Run(Box::new(Run {
         config: loaded.config,
         warnings: loaded.warnings,
@@ -274,7 +287,10 @@ fn run(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
 
 fn check(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
     let loaded = sources(flags, env)?.load()?;
-    let text = explain(&loaded.config);
+    let mut text = explain(&loaded.config);
+    if let Some(older) = &loaded.older {
+        text.push_str(&older.page());
+    }
     Ok(Command::Check {
         config: Box::new(loaded.config),
         text,
@@ -333,7 +349,14 @@ fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
         .clone()
         .or_else(|| env.take_path("WSTEADY_CONFIG"));
     let mut sources = file.map_or_else(Sources::default, Sources::from_file);
-    if let Some((addresses, origin)) = env.pick_list(&flags.listen, "listen")? {
+    sources.put_variables(env.take_all(BALANCER_VARIABLES)?);
+    let mut ws2api = ws2api(flags, env)?;
+    let listen = env.pick_list(&flags.listen, "listen")?;
+    let older = env.take("WS2API_LISTEN")?;
+    let older = older.map(|address| (vec![address], "WS2API_LISTEN".to_owned()));
+    let usual = || (vec![WS2API_LISTEN.to_owned()], WS2API_DEFAULT.to_owned());
+    let usual = (ws2api.is_some() && sources.file.is_none()).then(usual);
+    if let Some((addresses, origin)) = listen.or(older).or(usual) {
         sources.put_listeners(&addresses, &origin);
     }
     let mut pools = Vec::new();
@@ -342,11 +365,31 @@ fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
         (&flags.api, "api", PoolKind::Bridge),
         (&flags.http, "http", PoolKind::Http),
     ] {
-        if let Some((urls, origin)) = env.pick_list(flags, name)? {
+        let mut given = env.pick_list(flags, name)?;
+        if kind == PoolKind::Bridge {
+            let older = env.take("WS2API_URL")?;
+            given = given.or(older.map(|url| (vec![url], "WS2API_URL".to_owned())));
+        }
+        if let Some((urls, origin)) = given {
             pools.push(FlagPool { kind, urls, origin });
         }
     }
+    if let Some(ws2api) = &mut ws2api {
+        if pools.is_empty() && sources.file.is_none() && !env.has("BE_URLS") {
+            pools.push(FlagPool {
+                kind: PoolKind::Bridge,
+                urls: vec![WS2API_API.to_owned()],
+                origin: WS2API_DEFAULT.to_owned(),
+            });
+        }
+        ws2api.has_pool = pools.iter().any(|pool| pool.kind == PoolKind::Bridge);
+    }
     sources.put_pools(&pools);
+    if let Some(ws2api) = ws2api {
+        ws2api
+            .lay(&mut sources)
+            .map_err(|problem| Problems::from(vec![problem]))?;
+    }
     let table: [(&Option<String>, &str, &'static [&'static str]); 8] = [
         (&flags.admin, "admin", &["admin", "address"]),
         (&flags.loops, "loops", &["loops"]),
@@ -370,6 +413,28 @@ fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
         .into_iter()
         .for_each(|note| sources.note(note));
     Ok(sources)
+}
+
+/// What was given in ws2api's words. `None`: none of its variables, and no flag that it alone has.
+fn ws2api(flags: &Flags, env: &mut Env) -> Result<Option<Ws2api>, Exit> {
+    let mut pick = |flag: &Option<String>, name: &str, older: &str| -> Result<_, Exit> {
+        let own = env.pick(flag, name)?;
+        let older = env.take(older)?.map(|value| (value, older.to_owned()));
+        Ok(own.or(older))
+    };
+    let given = Ws2api {
+        max_body: pick(&flags.max_body, "max-body", "WS2API_MAX_BODY")?,
+        api_timeout: pick(&flags.api_timeout, "api-timeout", "WS2API_TIMEOUT")?,
+        stats_interval: pick(
+            &flags.stats_interval,
+            "stats-interval",
+            "WS2API_STATS_INTERVAL",
+        )?,
+        has_pool: false,
+    };
+    let flagged = [&given.max_body, &given.api_timeout, &given.stats_interval];
+    let spoken = WS2API_VARIABLES.iter().any(|name| env.has(name));
+    Ok((spoken || flagged.iter().any(|flag| flag.is_some())).then_some(given))
 }
 
 fn refuse_later(flags: &Flags, env: &mut Env) -> Result<(), Exit> {
@@ -455,7 +520,7 @@ fn demo_length(picked: Option<(String, String)>) -> Result<Option<Duration>, Exi
     }
 }
 
-/// The variables that begin with `WSTEADY_`.
+/// The variables that begin with `WSTEADY_`, and those of the older proxies.
 struct Env {
     values: Vec<(String, OsString)>,
     /// Those that some flag asked for.
@@ -465,9 +530,11 @@ struct Env {
 impl Env {
     fn new(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Env, Exit> {
         let name = |name: OsString| {
-            name.into_string()
-                .ok()
-                .filter(|name| name.starts_with(PREFIX))
+            name.into_string().ok().filter(|name| {
+                name.starts_with(PREFIX)
+                    || name.starts_with("WS2API_")
+                    || BALANCER_VARIABLES.contains(&name.as_str())
+            })
         };
         let own = env
             .into_iter()
@@ -519,6 +586,21 @@ impl Env {
             .ok_or_else(|| Exit::wrong(format!("{variable}: is not UTF-8")))
     }
 
+    /// Those of a list of variables that are set, with their values.
+    fn take_all(&mut self, names: &[&str]) -> Result<Vec<(String, String)>, Exit> {
+        let mut all = Vec::new();
+        for name in names {
+            if let Some(value) = self.take(name)? {
+                all.push(((*name).to_owned(), value));
+            }
+        }
+        Ok(all)
+    }
+
+    fn has(&self, variable: &str) -> bool {
+        self.values.iter().any(|(name, _)| name == variable)
+    }
+
     fn take_path(&mut self, variable: &str) -> Option<PathBuf> {
         self.find(variable).map(PathBuf::from)
     }
@@ -539,22 +621,24 @@ impl Env {
             .map(variable);
         let mut known: Vec<String> = of_flags.chain(self.known.iter().cloned()).collect();
         known.extend(OTHER_VARIABLES.iter().map(|name| (*name).to_owned()));
-        let strange = self.values.iter().filter(|(name, _)| !known.contains(name));
-        let note = |name: &str| {
+        let mut notes = Vec::new();
+        for prefix in [PREFIX, WS2API_PREFIX] {
             // Without the prefix that all have, which would make each near to every other.
-            let bare = |name: &str| name.trim_start_matches(PREFIX).to_owned();
-            let bare_known: Vec<String> = known.iter().map(|name| bare(name)).collect();
-            let near = nearest(&bare(name), bare_known.iter().map(String::as_str));
-            let message = match near {
-                Some(near) => format!("unknown variable; did you mean {PREFIX}{near}?"),
-                None => "unknown variable".to_owned(),
-            };
-            Problem {
-                place: Place::named(name),
-                message,
+            let bare = |name: &String| name.strip_prefix(prefix).map(str::to_owned);
+            let bare_known: Vec<String> = known.iter().filter_map(bare).collect();
+            let given = self.values.iter().map(|(name, _)| name);
+            for name in given.filter(|name| !known.contains(name)) {
+                let Some(bare) = bare(name) else { continue };
+                let near = nearest(&bare, bare_known.iter().map(String::as_str));
+                let message = match near {
+                    Some(near) => format!("unknown variable; did you mean {prefix}{near}?"),
+                    None => "unknown variable".to_owned(),
+                };
+                let place = Place::named(name);
+                notes.push(Problem { place, message });
             }
-        };
-        strange.map(|(name, _)| note(name)).collect()
+        }
+        notes
     }
 }
 
@@ -607,6 +691,12 @@ const PREFLIGHT_CONNECTIONS: u64 = 250_000;
 
 /// More than a host has memory for.
 const PREFLIGHT_CONNECTIONS_MAX: u64 = 1_000_000_000;
+const WS2API_PREFIX: &str = "WS2API_";
+
+/// Where values stand that ws2api has built in.
+const WS2API_DEFAULT: &str = "ws2api's default";
+
+const WS2API_HEADING: &str = "Of ws2api";
 
 /// Variables of flags that only subcommands have.
 const OTHER_VARIABLES: &[&str] = &["WSTEADY_SECONDS", "WSTEADY_CONNECTIONS", "WSTEADY_BRIDGE"];
@@ -886,7 +976,7 @@ mod tests {
             (
                 "-config /nonexistent/w.ini",
                 &[],
-                "wsteady: /nonexistent/w.ini: an .ini file is not supported yet; give a YAML file\n",
+                "wsteady: /nonexistent/w.ini: can't be read: No such file or directory (os error 2)\n",
             ),
         ];
         for (line, env, expected) in table {
@@ -947,6 +1037,126 @@ mod tests {
             ["WSTEADY_HOLDD: unknown variable; did you mean WSTEADY_HOLD?"]
         );
         assert_eq!(run.config.session.hold, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn ws2apis_flags_and_variables_are_taken() {
+        let whole = [
+            ("WS2API_LISTEN", "127.0.0.1:7007"),
+            ("WS2API_URL", "http://api:8000/ws/"),
+            ("WS2API_MAX_BODY", "2048"),
+            ("WS2API_TIMEOUT", "1m30s"),
+            ("WS2API_STATS_INTERVAL", "5s"),
+        ];
+        let flags = "-listen 127.0.0.1:7007 -api=http://api:8000/ws/ -max-body 2048 \
+                     -api-timeout=1m30s --stats-interval 5s";
+        let both: [(&str, &[(&str, &str)]); 2] = [("", &whole), (flags, &[])];
+        for (line, env) in both {
+            let Ok(Command::Check { config, text, .. }) = parse(&format!("check {line}"), env)
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(config.listen[0].address.port(), 7007, "{line}");
+            assert_eq!(config.limits.message, 2048, "{line}");
+            let pool = &config.pools[0];
+            assert_eq!(pool.kind, PoolKind::Bridge, "{line}");
+            assert_eq!(pool.servers[0].url.to_string(), "http://api:8000/ws/");
+            assert_eq!(pool.timeouts.response, Duration::from_secs(90));
+            assert_eq!(pool.connections.unwrap().max, 10_000);
+            for told in [
+                "configuration of ws2api",
+                "stats-interval: no numbers",
+                "push.allow",
+            ] {
+                assert!(text.contains(told), "{told} in {text}");
+            }
+            let file = TempFile::new("ws2api", &text);
+            let again = self::config(&format!("--config {}", file.path()), &[]);
+            assert_eq!(again, *config);
+        }
+        // What it has built in.
+        let config = config("-max-body 1", &[]);
+        assert_eq!(config.listen[0].address.port(), 7001);
+        let url = config.pools[0].servers[0].url.to_string();
+        assert_eq!(url, "http://localhost:8000/wsoverhttp/");
+        // A flag, then wsteady's own variable, then ws2api's.
+        let own = [("WSTEADY_LISTEN", ":1"), whole[0], whole[1]];
+        assert_eq!(self::config("", &own).listen[0].address.port(), 1);
+        assert_eq!(
+            self::config("--listen :2", &own).listen[0].address.port(),
+            2
+        );
+        let api = self::config("--api http://b/", &own);
+        assert_eq!(api.pools[0].servers[0].url.host, "b");
+        // Without a word that it alone has, `-api` is wsteady's.
+        let plain = self::config("-api http://b/", &[]);
+        assert_eq!(plain.listen[0].address.port(), 8080);
+        assert_eq!(plain.pools[0].connections.unwrap().max, 1000);
+    }
+
+    #[test]
+    fn ws2apis_words_lie_over_a_file() {
+        let text = "listen: [\":5\"]\npools: { a: { kind: bridge, servers: [\"http://h/\"] }, \
+                    b: { kind: http, servers: [\"http://h\"] } }\n";
+        let file = TempFile::new("over", text);
+        let env = [("WS2API_TIMEOUT", "7s"), ("WS2API_MAX_BODDY", "1")];
+        let line = format!("-config {} --api-timeout 9s", file.path());
+        let Ok(Command::Run(run)) = parse(&line, &env) else {
+            panic!()
+        };
+        assert_eq!(run.config.listen[0].address.port(), 5);
+        let response = |pool: usize| run.config.pools[pool].timeouts.response.as_secs();
+        assert_eq!((response(0), response(1)), (9, 60));
+        let warnings: Vec<String> = run.warnings.iter().map(Problem::to_string).collect();
+        let told = "WS2API_MAX_BODDY: unknown variable; did you mean WS2API_MAX_BODY?";
+        assert_eq!(warnings, [told]);
+        for (line, told) in [
+            (
+                "-max-body big",
+                "--max-body: max-body: \"big\" is not a whole number",
+            ),
+            (
+                "-max-body 0",
+                "--max-body: limits.message: must be at least 1",
+            ),
+            (
+                "-api-timeout 5",
+                "--api-timeout: api-timeout: \"5\" has no unit; write 5s or 5ms",
+            ),
+            (
+                "-stats-interval x",
+                "--stats-interval: stats-interval: \"x\" is not a time; write 10s, 500ms or 1m30s",
+            ),
+        ] {
+            assert_eq!(exit(line, &[]), (2, format!("wsteady: {told}\n")), "{line}");
+        }
+        // A flag's API and a variable's servers want the same.
+        let (code, _) = exit("--backend ws://a", &[("WS2API_URL", "http://a/")]);
+        assert_eq!(code, 2);
+    }
+
+    #[test]
+    fn wsbalancers_variables_reach_the_configuration() {
+        let env = [
+            ("BE_URLS", "ws://a:1,ws://b:2"),
+            ("FE_ADDR", ":9"),
+            ("WSTEADY_LISTEN", ""),
+        ];
+        let Ok(Command::Run(run)) = parse("", &env) else {
+            panic!()
+        };
+        assert_eq!(run.config.listen[0].address.port(), 9);
+        assert_eq!(run.config.pools[0].servers.len(), 2);
+        assert!(
+            run.warnings
+                .iter()
+                .any(|one| one.message.contains("WSTEADY_ADMIN_TOKEN"))
+        );
+        // And again at a SIGHUP.
+        assert_eq!(run.sources.load().unwrap().config, run.config);
+        let over = [env[0], env[1], ("WSTEADY_LISTEN", ":10")];
+        assert_eq!(config("", &over).listen[0].address.port(), 10);
+        assert_eq!(config("--backend ws://c", &env).pools[0].servers.len(), 1);
     }
 
     #[test]

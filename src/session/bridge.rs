@@ -331,6 +331,7 @@ impl Session {
             ctx,
         );
         ctx.tally.bridged += 1;
+        ctx.tally.bridged_total += 1;
         // What was pushed since the API said ok.
         ctx.chunks.join(&mut self.out, &mut self.draft);
         self.keep_little();

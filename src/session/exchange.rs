@@ -461,8 +461,9 @@ impl Session {
         let wait = [("Retry-After", "1")];
         match nobody {
             Nobody::Busy => {
-                let response = simple_response(503, "all connections are busy\n", &wait);
-                self.deny_with(503, &response, ctx);
+                let status = ctx.settings.full_status;
+                let response = simple_response(status, "all connections are busy\n", &wait);
+                self.deny_with(status, &response, ctx);
             }
             Nobody::Empty => self.deny(503, "no server in this pool", ctx),
             Nobody::AllTried => {

@@ -421,6 +421,8 @@ pub struct Settings {
     pub kind: Kind,
     /// For the complete answer to a call, once its connection stands.
     pub response: u32,
+    /// What a request gets for which there is no connection and no place in the queue: 503, or 429.
+    pub full_status: u16,
     /// A second client with an id that is connected takes its place, and is not sent away.
     pub replace: bool,
     /// A new message is begun only below this.
@@ -467,6 +469,7 @@ impl Default for Settings {
         Settings {
             kind: Kind::WebSocket,
             response: 60_000,
+            full_status: 503,
             replace: false,
             buffer: 5 << 20,
             hold: 30_000,
@@ -574,8 +577,9 @@ pub struct Tally {
     /// Sizes of messages from clients and to them, in bytes of payload.
     pub sizes_up: Sizes,
     pub sizes_down: Sizes,
-    /// Sessions of a bridge now; a gauge.
+    /// Sessions of a bridge now, a gauge; and all that there have been.
     pub bridged: u64,
+    pub bridged_total: u64,
     /// Calls begun, and how they ended; and how long they took.
     pub requests_started: u64,
     pub requests_failed: u64,

@@ -175,14 +175,14 @@ fn a_taken_address_is_exit_1_and_never_shared() {
 }
 
 /// A proxy that was started from the command line alone.
-struct Running {
+pub(crate) struct Running {
     child: std::process::Child,
-    listen: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Running {
-    fn start(
+    pub(crate) fn start(
         environment: &[(&str, &str)],
         arguments: impl Fn(&mut Command, &str, &str),
     ) -> Running {

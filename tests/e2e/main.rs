@@ -15,6 +15,7 @@ mod frames;
 mod handshake;
 mod http;
 mod legacy;
+mod older;
 mod operation;
 mod real;
 mod replay;

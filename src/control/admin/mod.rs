@@ -41,6 +41,8 @@ pub struct Desk {
     pub paused: AtomicBool,
     /// `limits.memory`, in bytes.
     pub memory_limit: u64,
+    /// `metrics.legacy_names`: what wsbalancer's metrics call the listener.
+    pub frontend: Option<String>,
 }
 
 /// Why a server can't be taken in.
@@ -81,6 +83,7 @@ impl Desk {
             draining: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             memory_limit,
+            frontend: None,
         }
     }
 

@@ -144,7 +144,14 @@ fn ready(desk: &Desk) -> Response {
 fn metrics(desk: &Desk, request: &Request) -> Result<Response, Response> {
     let snapshots = desk.counted()?;
     let openmetrics = wants_openmetrics(request.header("accept").unwrap_or_default());
-    let text = report::metrics(&snapshots, &desk.fleet(), openmetrics, desk.memory_limit);
+    let frontend = desk.frontend.as_deref();
+    let text = report::metrics(
+        &snapshots,
+        &desk.fleet(),
+        openmetrics,
+        desk.memory_limit,
+        frontend,
+    );
     let kind = if openmetrics {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
     } else {

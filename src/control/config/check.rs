@@ -13,6 +13,7 @@ pub(super) fn check(config: &mut Config, findings: &mut Findings) {
     check_routes(config, findings);
     check_addresses(config, findings);
     check_limits(config, findings);
+    check_pushers(config, findings);
     name_servers(&mut config.pools, findings);
 }
 
@@ -192,7 +193,7 @@ fn check_addresses(config: &Config, findings: &mut Findings) {
 }
 
 /// Whether two listeners would want the same connections. Port 0 becomes a free one.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let any = |address: SocketAddr| address.ip().is_unspecified();
     // Linux's `[::]` takes IPv4 connections as well.
     let both = |address: SocketAddr| any(address) && address.is_ipv6();
@@ -225,6 +226,25 @@ fn check_limits(config: &Config, findings: &mut Findings) {
             );
             findings.warn_at(&format!("pools.{}.session.buffer", pool.name), &message);
         }
+    }
+}
+
+/// A push counts as coming from whom a trusted peer names.
+fn check_pushers(config: &Config, findings: &mut Findings) {
+    let everybody = config
+        .trusted_proxies
+        .iter()
+        .any(|net| net.prefix_len() == 0);
+    let bridges = config
+        .pools
+        .iter()
+        .any(|pool| pool.kind == PoolKind::Bridge);
+    if everybody && bridges && config.push.token.is_none() {
+        findings.warn_at(
+            "trusted_proxies",
+            "everybody is believed about where a push comes from, so everybody can push; list \
+             your proxies, or give push.token",
+        );
     }
 }
 

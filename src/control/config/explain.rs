@@ -237,7 +237,10 @@ fn session_sentences(session: &SessionConfig, page: &mut Page) {
 fn connections_sentence(connections: &ConnectionsConfig, page: &mut Page) {
     let max = connections.max;
     let waiting = match connections.queue {
-        Some(queue) => format!("; {queue} requests may wait for one, others get 503"),
+        Some(queue) => format!(
+            "; {queue} requests may wait for one, others get {}",
+            connections.full_status
+        ),
         None => String::new(),
     };
     page.say(&format!(
@@ -276,6 +279,8 @@ fn globals(config: &Config, page: &mut Page) {
         "log: {{ level: {}, format: {} }}",
         config.log.level, config.log.format
     ));
+    let names = config.metrics.legacy_names;
+    page.line(&format!("metrics: {{ legacy_names: {names} }}"));
 }
 
 fn limits(config: &Config, page: &mut Page) {
@@ -390,7 +395,9 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
     page.pair(INDENT, "dns", duration_text(pool.dns));
     if let Some(own) = &pool.connections {
         let (min, max, idle) = (own.min, own.max, duration_text(own.idle));
-        let queue = own.queue.map(|queue| format!(", queue: {queue}"));
+        let queue = own
+            .queue
+            .map(|queue| format!(", queue: {queue}, full_status: {}", own.full_status));
         let queue = queue.unwrap_or_default();
         let all = format!("{{ min: {min}, max: {max}, idle: {idle}{queue} }}");
         page.pair(INDENT, "connections", all);

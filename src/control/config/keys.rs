@@ -23,8 +23,7 @@ pub(super) const ROOT: Section = Section {
         "log",
         "metrics",
     ],
-    // The two sections by which a file of wsbalancer is known.
-    later: &["server", "upstream"],
+    later: &[],
 };
 
 pub(super) const LISTEN: Section = Section {
@@ -85,7 +84,7 @@ pub(super) const TIMEOUTS: Section = Section {
 };
 
 pub(super) const CONNECTIONS: Section = Section {
-    keys: &["min", "max", "idle", "queue"],
+    keys: &["min", "max", "idle", "queue", "full_status"],
     later: &[],
 };
 

@@ -1,6 +1,7 @@
 //! What the operator chose: every key resolved, checked, and explained.
 //!
-//! A configuration is made in layers. The file becomes a tree of nodes that know their places;
+//! A configuration is made in layers. The file becomes a tree of nodes that know their places (that
+//! of an older proxy is said in wsteady's keys first);
 //! environment variables and flags are grafted onto that tree; one reader walks the result. So a
 //! bad `--hold` and a bad `session: {hold: …}` meet the same check and differ only in the place
 //! that the message names.
@@ -11,6 +12,7 @@
 mod check;
 mod explain;
 mod keys;
+mod legacy;
 mod model;
 mod parse;
 mod place;
@@ -24,11 +26,13 @@ mod tests;
 
 pub use explain::explain;
 pub(crate) use keys::nearest;
+pub(crate) use legacy::{BALANCER_VARIABLES, WS2API_API, WS2API_LISTEN, WS2API_VARIABLES, Ws2api};
+pub use legacy::{Older, Program};
 pub use model::{
     AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig, Expect,
     HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig, LogFormat, LogLevel, Loops,
-    OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig,
-    SessionConfig, Target, TimeoutsConfig,
+    MetricsConfig, OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret,
+    ServerConfig, SessionConfig, Target, TimeoutsConfig,
 };
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};
@@ -37,6 +41,7 @@ pub use url::{Scheme, ServerUrl};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use legacy::{BridgeTimeout, Draft};
 use read::Findings;
 use tree::Node;
 
@@ -44,10 +49,15 @@ use tree::Node;
 /// the file again under the same flags and environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// The YAML file. `None`: defaults, environment and flags alone.
+    /// The file, wsteady's own or an older proxy's. `None`: defaults, environment and flags alone.
     pub file: Option<PathBuf>,
     overlays: Vec<Overlay>,
     notes: Vec<Problem>,
+    /// wsbalancer's variables, which lie between the file and the overlays.
+    variables: Vec<(String, String)>,
+    /// What was given in ws2api's words and has become overlays.
+    ws2api: Option<Older>,
+    bridge_timeout: Option<BridgeTimeout>,
 }
 
 /// A configuration that passed every check.
@@ -56,6 +66,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but hardly meant, for the log.
     pub warnings: Vec<Problem>,
+    /// The older proxy that this was written for.
+    pub older: Option<Older>,
 }
 
 /// A value that replaces one key of the file, whatever stood there.
@@ -132,6 +144,11 @@ impl Sources {
         self.file.is_some() || self.overlays.iter().any(is_pools)
     }
 
+    /// Takes wsbalancer's variables. They go below everything that is put.
+    pub(crate) fn put_variables(&mut self, variables: Vec<(String, String)>) {
+        self.variables = variables;
+    }
+
     /// Adds a warning that every [`Sources::load`] hands on.
     pub(crate) fn note(&mut self, note: Problem) {
         self.notes.push(note);
@@ -148,29 +165,54 @@ impl Sources {
         }
     }
 
-    /// As [`Sources::load`], with the YAML given as `text`; `name` stands in messages for the file.
+    /// As [`Sources::load`], with the file given as `text`; `name` stands in messages for it.
     ///
     /// # Errors
     /// As [`Sources::load`].
     pub fn load_text(&self, text: &str, name: &str) -> Result<Loaded, Problems> {
         let name: Arc<str> = name.into();
-        let (mut root, problems) = match tree::parse(text, &name) {
-            Ok(parsed) => parsed,
-            Err(problem) => return Err(Problems::from(vec![problem])),
-        };
+        let own_pools = self
+            .overlays
+            .iter()
+            .any(|overlay| overlay.path == ["pools"]);
+        let mut draft = legacy::read(text, &name, &self.variables, own_pools)
+            .map_err(|problem| Problems::from(vec![problem]))?;
         for overlay in &self.overlays {
-            root.graft(overlay.path, overlay.node.clone());
+            draft.root.graft(overlay.path, overlay.node.clone());
         }
+        if let Some(timeout) = &self.bridge_timeout {
+            timeout.lay(&mut draft.root);
+        }
+        let problems = std::mem::take(&mut draft.problems);
+        // Where an older file is wrong, what it lacks in our words says nothing new.
+        let unreadable = draft.program.is_some() && !problems.is_empty();
         let mut findings = Findings::new(problems, self.notes.clone());
-        let mut config = read::read(&root, &mut findings);
+        findings.pools_unreadable = unreadable;
+        let mut config = read::read(&draft.root, &mut findings);
+        let older = self.older(draft, &mut config, &findings);
         check::check(&mut config, &mut findings);
         match findings.problems.is_empty() {
             true => Ok(Loaded {
                 config,
                 warnings: findings.warnings,
+                older,
             }),
             false => Err(Problems::from(findings.problems)),
         }
+    }
+
+    /// What was said in an older proxy's words, if anything was.
+    fn older(&self, draft: Draft, config: &mut Config, findings: &Findings) -> Option<Older> {
+        let spoken = draft
+            .program
+            .or(self.ws2api.as_ref().map(|older| older.program))?;
+        let tamed = legacy::tame_admin(draft.admin(), config, findings);
+        let flags = self.ws2api.iter().flat_map(|older| older.notes.clone());
+        let notes = draft.notes.into_iter().chain(flags).chain(tamed);
+        Some(Older {
+            program: spoken,
+            notes: notes.collect(),
+        })
     }
 }
 
@@ -233,14 +275,6 @@ fn read_file(file: &Path) -> Result<String, Problems> {
             message,
         }])
     };
-    if file
-        .extension()
-        .is_some_and(|suffix| suffix.eq_ignore_ascii_case("ini"))
-    {
-        return Err(wrong(
-            "an .ini file is not supported yet; give a YAML file".into(),
-        ));
-    }
     let size = std::fs::metadata(file).map_err(|error| wrong(format!("can't be read: {error}")))?;
     if size.len() > FILE_BYTES_MAX {
         return Err(wrong(format!(

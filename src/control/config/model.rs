@@ -31,6 +31,7 @@ pub struct Config {
     /// Time over which a stop spreads the closing of its sessions.
     pub drain: Duration,
     pub log: LogConfig,
+    pub metrics: MetricsConfig,
 }
 
 /// One address on which clients are accepted.
@@ -211,6 +212,8 @@ pub struct ConnectionsConfig {
     pub idle: Duration,
     /// Requests that may wait for one. `None` in a bridge, whose messages wait in journals.
     pub queue: Option<u32>,
+    /// What a request gets that may not wait: 503, or 429 as older proxies have it.
+    pub full_status: u16,
 }
 
 /// How long each step may take.
@@ -335,6 +338,13 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
+/// What a scrape shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// The names of wsbalancer's and ws2api's metrics beside wsteady's own.
+    pub legacy_names: bool,
+}
+
 /// The least important line that is still written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
@@ -409,6 +419,7 @@ impl Default for Config {
             push: PushConfig::default(),
             drain: Duration::from_secs(30),
             log: LogConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -469,6 +480,7 @@ impl PoolKind {
             max,
             idle: Duration::from_secs(idle),
             queue,
+            full_status: 503,
         };
         match self {
             PoolKind::Websocket => None,

@@ -285,6 +285,15 @@ pub(super) fn probe_path(text: &str) -> Result<String, String> {
     }
 }
 
+/// What a request gets that finds no room.
+pub(super) fn full_status(text: &str) -> Result<u16, String> {
+    match text {
+        "503" => Ok(503),
+        "429" => Ok(429),
+        _ => Err(format!("{text:?} is not known; write 503 or 429")),
+    }
+}
+
 /// A whole number of 1 to 255.
 pub(super) fn count(text: &str) -> Result<u8, String> {
     let number = number_within(1, 255)(text)?;

@@ -252,6 +252,13 @@ fn read_connections(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Fin
         PoolKind::Websocket | PoolKind::Http => any()(text).map(Some),
     };
     findings.fill(&fields, "queue", &mut connections.queue, queue);
+    let status = &mut connections.full_status;
+    findings.fill(&fields, "full_status", status, |text| match kind {
+        PoolKind::Bridge => {
+            Err("a message waits in its journal; there is no queue; leave the key out".to_owned())
+        }
+        PoolKind::Websocket | PoolKind::Http => parse::full_status(text),
+    });
 }
 
 fn read_breaker(pool: &Fields<'_>, breaker: &mut BreakerConfig, findings: &mut Findings) {

@@ -60,7 +60,8 @@ pub(super) fn read(root: &Node, findings: &mut Findings) -> Config {
     findings.fill(&fields, "drain", &mut config.drain, parse::parse_duration);
     read_log(&fields, &mut config.log, findings);
     let metrics = findings.subsection(&fields, "metrics", &keys::METRICS);
-    findings.only(&metrics, "legacy_names", "false");
+    let names = &mut config.metrics.legacy_names;
+    findings.fill(&metrics, "legacy_names", names, parse::boolean);
     config
 }
 

@@ -4,6 +4,7 @@
 //! appears with its first event misses that event. All numbers of one answer come from one copy per
 //! loop, so that the laws between them hold at every scrape.
 
+mod legacy;
 mod process;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,10 @@ use crate::fleet::{Fleet, Kind, Server, ServerState};
 use crate::session::{End, Loss, Sizes, Tally, Times};
 use crate::shard::stats::{ServerStats, Snapshot, Stats};
 
-/// All metrics. `memory_limit` in bytes.
+pub use legacy::frontend_of;
+
+/// All metrics. `memory_limit` in bytes; `frontend`: with the older proxies' names as well, and this
+/// for wsbalancer's label.
 ///
 /// Laws: `opened - closed = active`; per pool, `messages{up} = confirmed + unconfirmed + journaled`.
 pub fn metrics(
@@ -23,6 +27,7 @@ pub fn metrics(
     fleet: &Fleet,
     openmetrics: bool,
     memory_limit: u64,
+    frontend: Option<&str>,
 ) -> String {
     let mut page = Page {
         out: String::with_capacity(16 * 1024),
@@ -43,6 +48,9 @@ pub fn metrics(
     servers(&mut page, &sums, fleet);
     loops(&mut page, snapshots, memory_limit);
     process::write(&mut page);
+    if let Some(frontend) = frontend {
+        legacy::write(&mut page, &sums, fleet, frontend);
+    }
     if openmetrics {
         page.out.push_str("# EOF\n");
     }
@@ -537,6 +545,11 @@ impl Page {
             true => name.strip_suffix("_total").unwrap_or(name),
             false => name,
         };
+        self.begin(name, family, kind, help);
+    }
+
+    /// The lines above a metric's samples.
+    fn begin(&mut self, name: &'static str, family: &str, kind: &str, help: &str) {
         let out = &mut self.out;
         // Writing to a string can't fail.
         let _ = writeln!(out, "# HELP {family} {help}\n# TYPE {family} {kind}");
@@ -598,7 +611,7 @@ const GAUGE: &str = "gauge";
 const HISTOGRAM: &str = "histogram";
 
 /// What clients are turned away with, and what it is called here.
-const DENIALS: [(u16, &str); 14] = [
+const DENIALS: [(u16, &str); 15] = [
     (400, "bad_request"),
     (403, "forbidden"),
     (404, "not_found"),
@@ -606,6 +619,7 @@ const DENIALS: [(u16, &str); 14] = [
     (408, "too_slow"),
     (413, "too_large"),
     (426, "no_upgrade"),
+    (429, "too_many"),
     (431, "head_too_large"),
     (501, "not_implemented"),
     (502, "bad_gateway"),

@@ -132,7 +132,7 @@ fn the_laws_hold_at_every_scrape() {
     for seed in 0..50 {
         let snapshots = snapshots(seed);
         for openmetrics in [false, true] {
-            let text = metrics(&snapshots, &fleet, openmetrics, 1 << 30);
+            let text = metrics(&snapshots, &fleet, openmetrics, 1 << 30, None);
             let series = parsed(&text);
             let value = |name: &str| series[name];
             let sum = |start: &str| {
@@ -212,7 +212,7 @@ fn every_name_is_there_from_the_start() {
         tripped: vec![false; 2],
         healthy: vec![true; 2],
     };
-    let text = metrics(&[nothing], &fleet, false, 4096);
+    let text = metrics(&[nothing], &fleet, false, 4096, None);
     let series = parsed(&text);
     let zero = [
         "wsteady_connections_opened_total",
@@ -276,7 +276,7 @@ fn every_name_is_there_from_the_start() {
 
 #[test]
 fn a_breaker_that_one_loop_knows_to_be_open_counts_and_a_deleted_server_does_not() {
-    let series = parsed(&metrics(&snapshots(1), &fleet(), false, 1));
+    let series = parsed(&metrics(&snapshots(1), &fleet(), false, 1, None));
     let up = |pool: &str, id: &str| {
         series[&format!("wsteady_server_up{{pool=\"{pool}\",server=\"{id}\"}}")]
     };
@@ -296,7 +296,7 @@ fn of_a_server_that_is_gone_the_counters_stay() {
     fleet.servers[1].state = ServerState::Gone;
     let mut snapshots = snapshots(3);
     let names = |snapshots: &[Snapshot]| {
-        let series = parsed(&metrics(snapshots, &fleet, false, 1));
+        let series = parsed(&metrics(snapshots, &fleet, false, 1, None));
         let of_it = series
             .into_keys()
             .filter(|name| name.contains("server=\"b\""));
@@ -332,7 +332,7 @@ fn what_lies_on_a_bound_lies_below_it() {
     for size in [16, 17, 1 << 20, (1 << 20) + 1] {
         snapshot.stats.tally(Some(0)).sizes_up.record(size);
     }
-    let series = parsed(&metrics(&[snapshot], &fleet(), false, 1));
+    let series = parsed(&metrics(&[snapshot], &fleet(), false, 1, None));
     let rows = [
         ("wsteady_hold_seconds_bucket{le=\"0.001\"}", 1.0),
         ("wsteady_hold_seconds_bucket{le=\"0.25\"}", 2.0),
@@ -368,6 +368,85 @@ fn what_lies_on_a_bound_lies_below_it() {
     assert!((sum / 3_062.252 - 1.0).abs() < 0.01, "{sum}");
 }
 
+#[test]
+fn the_older_proxies_names_have_the_same_values() {
+    let mut fleet = fleet();
+    fleet.pools[1].kind = Kind::Bridge;
+    let mut snapshots = snapshots(3);
+    for (count, snapshot) in snapshots.iter_mut().enumerate() {
+        let tally = &mut snapshot.stats.pools[1];
+        (tally.bridged, tally.bridged_total) = (count as u64, 10);
+        (tally.requests_started, tally.requests_failed) = (9, 4);
+    }
+    for openmetrics in [false, true] {
+        let text = metrics(&snapshots, &fleet, openmetrics, 1, Some("-8080"));
+        let series = parsed(&text);
+        let labels = |server: &str| {
+            (
+                format!("{{frontend=\"-8080\",backend=\"{server}\"}}"),
+                format!("{{pool=\"chat\",server=\"{server}\"}}"),
+            )
+        };
+        for (old, own) in [labels("a"), labels("b")] {
+            for (name, is) in [
+                ("wsbalancer_new_session", "wsteady_sessions_total"),
+                ("wsbalancer_active_sessions", "wsteady_sessions_active"),
+            ] {
+                assert_eq!(
+                    series[&format!("{name}{old}")],
+                    series[&format!("{is}{own}")]
+                );
+            }
+        }
+        assert!(!text.contains("backend=\"c\""), "a bridge's server");
+        let size = "wsbalancer_message_size";
+        let labels = "direction=\"f2b\",frontend=\"-8080\",backend=\"\"";
+        let bounds: &[&str] = match openmetrics {
+            false => &["128", "256", "512", "1024", "2048", "4096", "+Inf"],
+            true => &[
+                "128.0", "256.0", "512.0", "1024.0", "2048.0", "4096.0", "+Inf",
+            ],
+        };
+        let mut last = 0.0;
+        for bound in bounds {
+            let count = series[&format!("{size}_bucket{{{labels},le=\"{bound}\"}}")];
+            assert!(count >= last, "{bound}");
+            last = count;
+        }
+        assert_eq!(series[&format!("{size}_count{{{labels}}}")], last);
+        let up: u64 = snapshots
+            .iter()
+            .map(|one| one.stats.pools[0].messages_up)
+            .sum();
+        assert_eq!(last, up as f64);
+        let values = [
+            ("connections_opened", 30.0),
+            ("connections_closed", 27.0),
+            ("active_connections", 3.0),
+            ("requests_started", 27.0),
+            ("requests_failed", 12.0),
+            ("requests_succeeded", 0.0),
+        ];
+        for (name, value) in values {
+            assert_eq!(series[name], value, "{name}");
+        }
+        assert!(
+            series.contains_key("connections_denied") && series.contains_key("messages_dropped")
+        );
+        let kind = if openmetrics { "unknown" } else { "counter" };
+        assert!(text.contains(&format!("# TYPE wsbalancer_new_session {kind}\n")));
+    }
+    let none = metrics(&snapshots, &fleet, false, 1, None);
+    assert!(!none.contains("wsbalancer_") && !none.contains("\nconnections_opened"));
+    for (address, name) in [
+        ("0.0.0.0:8080", "-8080"),
+        ("127.0.0.1:80", "127-0-0-1-80"),
+        ("[::1]:80", "---1--80"),
+    ] {
+        assert_eq!(frontend_of(address.parse().unwrap()), name);
+    }
+}
+
 /// With Prometheus's own tool, where it is installed.
 #[test]
 fn promtool_has_no_complaint() {
@@ -381,7 +460,7 @@ fn promtool_has_no_complaint() {
         eprintln!("promtool is not installed: skipped");
         return;
     };
-    let text = metrics(&snapshots(7), &fleet(), false, 1 << 30);
+    let text = metrics(&snapshots(7), &fleet(), false, 1 << 30, None);
     promtool
         .stdin
         .take()

@@ -230,7 +230,11 @@ pub fn binary() -> Command {
     let mut command = Command::new(std::env::var_os("WSTEADY_BIN").unwrap_or(built.into()));
     // What the caller has set for his own proxy must not reach this one.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("WSTEADY_") {
+        let own = ["WSTEADY_", "WS2API_", "FE_", "BE_", "ADM_"];
+        if own
+            .iter()
+            .any(|start| name.to_string_lossy().starts_with(start))
+        {
             command.env_remove(name);
         }
     }
