@@ -177,7 +177,7 @@ fn on_response(bytes: &[u8], flags: u8, cuts: &mut Cuts) {
     let first = flags & 1 == 0;
     let plain = flags & 2 != 0;
     let mut kept = Kept::new("/", b"Host: h\r\n");
-    kept.protocol = Some("chat, mqtt".into()).filter(|_| flags & 4 != 0);
+    kept.set_protocol(Some("chat, mqtt").filter(|_| flags & 4 != 0));
     kept.deflate = Some(Deflate {
         server_max_window_bits: Some(12),
         client_max_window_bits: Some(None),

@@ -522,7 +522,7 @@ impl World {
                     self.read_client_again = true;
                 }
             }
-            Action::HangUpClient => self.client = None,
+            Action::HangUpClient { .. } => self.client = None,
             Action::Alarm(due) => {
                 assert!(
                     self.timer.is_none_or(|set| !set.is_before(due)),
