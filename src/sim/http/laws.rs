@@ -26,7 +26,7 @@ pub struct Ledger {
     /// Lines that were chosen in this turn.
     chosen: usize,
     /// Requests that waited after the last turns, by pool: places are given back with the next look.
-    waited: VecDeque<(u64, Vec<usize>)>,
+    waited: VecDeque<(u64, Vec<BTreeSet<u128>>)>,
     /// Clients for whom something was queued after the last turn: nobody knows since when.
     pub owed: BTreeSet<usize>,
     /// Servers that were chosen in this turn, by which shard, and the line.
@@ -167,13 +167,13 @@ impl World {
 
     /// Only so many wait, and nobody is sent away while fewer do.
     fn check_queues(&mut self, shards: &Shards) {
-        let mut waiting = vec![0; self.fleet.pools.len()];
+        let mut waiting = vec![BTreeSet::new(); self.fleet.pools.len()];
         for session in shards.iter().flat_map(|shard| shard.sessions()) {
             if let Some(pool) = session.pool()
                 && session.phase() == Phase::Serving
                 && session.wants_call()
             {
-                waiting[usize::from(pool)] += 1;
+                waiting[usize::from(pool)].insert(session.id());
             }
         }
         let now = self.now;
@@ -186,8 +186,16 @@ impl World {
         for request in std::mem::take(&mut self.laws.busy) {
             let pool = self.requests[request].pool;
             let queue = self.fleet.pools[pool].connections.queue as usize;
-            let looks = self.laws.waited.iter().map(|(_, waited)| waited[pool]);
-            let most = looks.max().unwrap_or(0) + begun;
+            let looks = self.laws.waited.iter().map(|(_, waited)| &waited[pool]);
+            let last: BTreeSet<_> = looks
+                .clone()
+                .rev()
+                .take(shards.len() + 1)
+                .flatten()
+                .collect();
+            // Of a long line, one may have come and gone within a turn.
+            let most = looks.map(BTreeSet::len).max().unwrap_or(0).max(last.len());
+            let most = most + begun + queue / 10;
             self.hit("request: sent away from a full queue");
             assert!(
                 most + SAME_TURN >= queue,

@@ -69,6 +69,8 @@ impl Run {
         let fleet = fleet(settings.len() as u16, &mut rng);
         let world = World::new(seed, shards, settings.clone(), fleet.clone());
         let memory = Arc::new(Budget::new(60_000));
+        // Shorter than an answer may take, or longer.
+        let handshake = [700, 2_000][rng.below(2) as usize];
         let connections = Arc::new(Budget::new(1_000));
         let plan = |index: usize| Plan {
             index,
@@ -76,7 +78,7 @@ impl Run {
             listeners: 1,
             fleet: fleet.clone(),
             house: House {
-                handshake: 2_000,
+                handshake,
                 message_time: 20_000,
                 ..House::default()
             },

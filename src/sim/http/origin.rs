@@ -130,11 +130,11 @@ impl Line {
             world.hit("answer: early");
             world.note(format_args!("line {me} answers early"));
             self.process.planned = self.calls;
-            let how = [How::Status(413), How::Well, How::Bodiless(204)];
+            let how = [How::Status(413), How::Well, How::Bodiless(204), How::Mute];
             self.process.plan = Some(Plan {
                 at: world.now,
                 call: call.clone(),
-                how: how[world.rng.below(3) as usize],
+                how: how[world.rng.below(4) as usize],
             });
         }
     }
