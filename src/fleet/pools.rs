@@ -155,6 +155,7 @@ impl ServerState {
 pub struct Shared {
     connections: AtomicU32,
     waiting: AtomicU32,
+    resting: AtomicU32,
     /// When the one trial of an open breaker was taken, in ms plus one; 0: it is free.
     trial: AtomicU32,
 }
@@ -173,8 +174,20 @@ impl Shared {
             .is_ok()
     }
 
-    /// Somebody may wait for a connection, and was counted: fewer than `max` do.
+    /// A connection rests: whoever waits for it, on whatever loop, takes nobody's place.
+    pub fn rests(&self) {
+        self.resting.fetch_add(1, Relaxed);
+    }
+
+    /// It rests no more.
+    pub fn awakes(&self) {
+        self.resting.fetch_sub(1, Relaxed);
+    }
+
+    /// Somebody may wait for a connection, and was counted: fewer than `max` do, not counting those
+    /// for whom one rests.
     pub fn try_wait(&self, max: u32) -> bool {
+        let max = max.saturating_add(self.resting.load(Relaxed));
         let more = |now: u32| (now < max).then_some(now + 1);
         self.waiting.fetch_update(Relaxed, Relaxed, more).is_ok()
     }

@@ -445,7 +445,7 @@ impl Session {
         ctx.tally.requests_failed += 1;
         if again {
             // The body waits for the next connection as it did for this one.
-            self.flags.paused = self.is_uploading();
+            self.flags.set(Flags::PAUSED, self.is_uploading());
             return self.on_attempt_failed(Failed::Lost(loss), ctx);
         }
         if loss != Loss::Exhausted {

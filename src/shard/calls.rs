@@ -285,6 +285,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let since = self.core.now;
         self.shelf.idle[server].push(Rest { upstream, since });
         self.shelf.count += 1;
+        self.fleet.servers[server].shared.rests();
         self.shelf.free();
         self.want_chores(SHELF_PAUSE);
     }
@@ -295,6 +296,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let idle = self.shelf.idle.get_mut(usize::from(server))?;
         while let Some(rest) = idle.pop() {
             self.shelf.count -= 1;
+            self.fleet.servers[usize::from(server)].shared.awakes();
             if self.upstreams.get(rest.upstream).is_some() {
                 return Some(rest.upstream);
             }
@@ -388,12 +390,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             idle.retain(|rest| {
                 if self.upstreams.get(rest.upstream).is_none() {
                     self.shelf.count -= 1;
+                    self.fleet.servers[server].shared.awakes();
                     return false;
                 }
                 let spare = self.fleet.servers[server].shared.connections() > keep.min;
                 let old = now.since(rest.since) >= keep.idle && spare;
                 if old || left {
                     self.shelf.count -= 1;
+                    self.fleet.servers[server].shared.awakes();
                     self.drop_upstream(rest.upstream);
                 }
                 !(old || left)

@@ -22,6 +22,7 @@ The end of stdin ends the server.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -209,8 +210,9 @@ class Server:
                 asyncio.create_task(one.ws.close(int(words[0]), reason))
         elif verb == "rst":
             for one in every:
-                # A linger of zero turns close() into a reset.
-                one.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                # A linger of zero turns close() into a reset. It may be closed by now.
+                with contextlib.suppress(OSError):
+                    one.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.ws.transport.abort()
         elif verb == "fin":
             await asyncio.gather(*(self.end(one, "fin") for one in every))
