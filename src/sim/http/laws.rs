@@ -187,15 +187,7 @@ impl World {
             let pool = self.requests[request].pool;
             let queue = self.fleet.pools[pool].connections.queue as usize;
             let looks = self.laws.waited.iter().map(|(_, waited)| &waited[pool]);
-            let last: BTreeSet<_> = looks
-                .clone()
-                .rev()
-                .take(shards.len() + 1)
-                .flatten()
-                .collect();
-            // Of a long line, one may have come and gone within a turn.
-            let most = looks.map(BTreeSet::len).max().unwrap_or(0).max(last.len());
-            let most = most + begun + queue / 10;
+            let most = looks.flatten().collect::<BTreeSet<_>>().len() + begun;
             self.hit("request: sent away from a full queue");
             assert!(
                 most + SAME_TURN >= queue,
