@@ -18,6 +18,8 @@ pub struct Ledger {
     pub trouble_at: u64,
     /// The shards were told to stop.
     pub draining: bool,
+    /// When a drain's time is over: what is unread then is lost.
+    pub stops_at: Option<u64>,
     /// Answers to requests that the proxy has read whole, and those below 500.
     pub whole_answers: u64,
     pub well_answered: u64,

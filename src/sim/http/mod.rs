@@ -224,7 +224,9 @@ impl Run {
     /// The clients leave, or wsteady is told to stop.
     fn part(&mut self) {
         if self.world().rng.chance(1, 2) {
+            let now = self.world().now;
             self.world().laws.draining = true;
+            self.world().laws.stops_at = Some(now + 3_000);
             self.world().talking = self.world().rng.chance(1, 2);
             self.world().hit("run: drained");
             self.world().tell_all(&Mail::Drain { ms: 3_000 });

@@ -701,6 +701,36 @@ fn a_server_that_dies_inside_its_answer_leaves_no_proper_end() {
 }
 
 #[test]
+fn a_client_of_http_1_0_sees_by_a_reset_that_its_answer_is_cut() {
+    let web = Web::start(|raw, _| {
+        raw.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        std::thread::sleep(Duration::from_millis(100));
+        false
+    });
+    let proxy = proxy(&[&web]);
+    let mut client = Raw::connect(proxy.address);
+    client.send(b"GET / HTTP/1.0\r\n\r\n");
+    // Without a length, a FIN would be the end of all of it.
+    assert_eq!(client.end(WAIT), End::Reset);
+    proxy.finish();
+}
+
+#[test]
+fn a_client_that_ends_its_side_gets_all_that_it_has_asked_for() {
+    let web = Web::echo();
+    let proxy = proxy(&[&web]);
+    // Body and FIN come while there is no connection to the server yet.
+    let body = noise(40_000);
+    let mut client = Raw::connect(proxy.address);
+    client.send(&post("/p", &body));
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let got = answer(&mut client);
+    assert_eq!(got.body, [&b"POST /p HTTP/1.1\n"[..], &body].concat());
+    assert_eq!(client.end(WAIT), End::Fin);
+    proxy.finish();
+}
+
+#[test]
 fn a_server_that_falls_silent_inside_its_answer_is_given_up() {
     let web = Web::start(|raw, _| {
         raw.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
