@@ -30,8 +30,9 @@ fn f27_f38_two_hundred_sessions_under_a_fault_every_half_second() {
     };
     // The poison guard has tests of its own: on a slow machine three faults may strike in a row
     // before one Pong is back.
+    // All three may be struck at once: `hold` is what users have, not the short one of other tests.
     let changes = json!({
-        "session": { "barrier": { "delay": "100ms" }, "replay_attempts": 100 },
+        "session": { "barrier": { "delay": "100ms" }, "replay_attempts": 100, "hold": "30s" },
         "limits": { "memory": "256MiB" },
     });
     let kinds = [Kind::Node, Kind::Python, Kind::Node];
