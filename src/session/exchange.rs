@@ -125,37 +125,39 @@ impl Session {
         std::mem::take(&mut self.draft)
     }
 
-    fn exchange(&mut self) -> Option<&mut Exchange> {
+    fn exchange(&self) -> Option<&Exchange> {
+        self.rare.as_ref()?.exchange.as_deref()
+    }
+
+    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
         self.rare.as_mut()?.exchange.as_deref_mut()
     }
 
     /// Whether a plain request is being passed through.
     pub(super) fn is_exchanging(&self) -> bool {
-        self.rare
-            .as_ref()
-            .is_some_and(|rare| rare.exchange.is_some())
+        self.exchange().is_some()
     }
 
     /// Whether its answer is on its way to the client.
     pub(super) fn is_answering(&self) -> bool {
-        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
-        exchange.is_some_and(|exchange| exchange.answer != Answer::Awaited)
+        self.exchange()
+            .is_some_and(|exchange| exchange.answer != Answer::Awaited)
     }
 
     /// Whether its answer will have no body.
     pub fn asks_head(&self) -> bool {
-        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
-        exchange.is_some_and(|exchange| &*exchange.method == "HEAD")
+        self.exchange()
+            .is_some_and(|exchange| &*exchange.method == "HEAD")
     }
 
     /// Whether the request's body is still wanted from the client.
     pub(super) fn is_uploading(&self) -> bool {
-        let exchange = self.rare.as_ref().and_then(|rare| rare.exchange.as_ref());
-        exchange.is_some_and(|exchange| !exchange.upload.done)
+        self.exchange()
+            .is_some_and(|exchange| !exchange.upload.done)
     }
 
     pub(super) fn compose_exchange(&mut self, to: &CallTo<'_>, out: &mut Vec<u8>) -> Option<()> {
-        let exchange = self.rare.as_ref()?.exchange.as_deref()?;
+        let exchange = self.exchange()?;
         let kept = self.kept.as_ref()?;
         let mut head = HeadWriter::new(out);
         let target = match kept.target() {
@@ -284,7 +286,7 @@ impl Session {
 
     /// Bytes have come that are, or will be, an answer.
     pub fn answer_begun(&mut self) {
-        if let Some(exchange) = self.exchange() {
+        if let Some(exchange) = self.exchange_mut() {
             exchange.heard = true;
         }
     }
@@ -301,7 +303,7 @@ impl Session {
             Verdict::Success
         };
         ctx.actions.push(Action::Report(verdict));
-        let Some(exchange) = self.exchange() else {
+        let Some(exchange) = self.exchange_mut() else {
             return;
         };
         // Counted at its end: it may still be cut.
@@ -431,7 +433,7 @@ impl Session {
     /// where this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
     pub(super) fn on_exchange_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         let reached = self.flags.contains(Flags::REACHED);
-        let Some(exchange) = self.exchange() else {
+        let Some(exchange) = self.exchange_mut() else {
             return;
         };
         if exchange.answer != Answer::Awaited {
