@@ -167,6 +167,24 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.want_chores(QUEUE_PAUSE);
     }
 
+    /// What must always hold of the line; run in tests.
+    pub(super) fn check_line(&self) {
+        let mut places = vec![0; self.fleet.pools.len()];
+        for (key, server) in &self.shelf.waiting {
+            places[usize::from(self.fleet.servers[usize::from(*server)].pool)] += 1;
+            if let Some(client) = self.clients.get(*key) {
+                assert!(client.bits.contains(Bits::WAITING), "in the line unknown");
+            }
+        }
+        assert_eq!(places, self.shelf.waiting_in, "places by pool");
+        let here = self.clients.iter();
+        let marked = here.filter(|(_, client)| client.bits.contains(Bits::WAITING));
+        let lined = |key: &Key| self.clients.get(*key).is_some();
+        let keys = self.shelf.waiting.iter().map(|(key, _)| key);
+        assert_eq!(marked.count(), keys.filter(|key| lined(key)).count());
+        assert!(self.permits.is_settled(), "a permit is kept for nobody");
+    }
+
     /// What a request's body has brought goes to its server.
     pub(super) fn upload(&mut self, key: Key) {
         let Some(client) = self.clients.get_mut(key) else {

@@ -231,6 +231,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     pub fn check_invariants(&self) {
         self.core.chunks.check_invariants();
         self.check_roster();
+        self.check_line();
         let mut joined = 0;
         for (key, client) in self.clients.iter() {
             client.session.check_invariants();

@@ -15,6 +15,13 @@ pub(super) struct Permits {
     asked: Vec<(u16, Tick)>,
 }
 
+impl Permits {
+    /// What was granted was taken, or returned.
+    pub(super) fn is_settled(&self) -> bool {
+        self.granted.is_empty()
+    }
+}
+
 /// Another shard wants a connection less here.
 struct Debt {
     server: u16,
