@@ -441,7 +441,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 /// What the client asked for; of a bridge's client only the ClientId is kept.
 pub(super) fn path_of(session: &crate::session::Session) -> String {
     let target = session.kept().map_or("", |kept| kept.target());
-    let slash = if session.is_bridged() { "/" } else { "" };
+    let bare = session.is_bridged() && !target.starts_with('/');
+    let slash = if bare { "/" } else { "" };
     [slash, target].concat()
 }
 

@@ -979,3 +979,21 @@ fn loops_share_a_servers_one_connection() {
     web.must_be_clean();
     proxy.finish();
 }
+
+#[test]
+fn a_request_under_way_is_listed_with_its_path() {
+    let web = Web::start(|raw, request| {
+        raw.silent(Duration::from_secs(2));
+        raw.send(&echoed(request))
+    });
+    let proxy = proxy(&[&web]);
+    let mut client = Raw::connect(proxy.address);
+    client.send(get("/some/page?x=1").as_bytes());
+    let listed = until(WAIT, "a request under way", || {
+        let list = http::get(proxy.admin, "/v1/sessions").unwrap().json();
+        list["sessions"].as_array().unwrap().first().cloned()
+    });
+    assert_eq!(listed["path"], "/some/page?x=1");
+    assert_eq!(answer(&mut client).body, b"GET /some/page?x=1 HTTP/1.1\n");
+    proxy.finish();
+}
