@@ -62,6 +62,8 @@ pub enum Bug {
     SecondClose,
     /// A broken client that is not being read is never noticed.
     BrokenUnseen,
+    /// A client's reset behind its FIN is not noticed.
+    ResetBehindFin,
     /// When the 32-bit clock wraps, the connect rate waits for 49 days.
     RateWraps,
     /// A POST that is made again gets another number.
@@ -129,6 +131,7 @@ impl Bug {
         Bug::CrossedCloseConfirms,
         Bug::SecondClose,
         Bug::BrokenUnseen,
+        Bug::ResetBehindFin,
         Bug::RateWraps,
         Bug::RenumberedCall,
         Bug::DirtyReused,
@@ -165,7 +168,8 @@ impl Bug {
     pub fn is_of_http(self) -> bool {
         matches!(
             self,
-            Bug::PostAskedAgain
+            Bug::ResetBehindFin
+                | Bug::PostAskedAgain
                 | Bug::CutSeemsWhole
                 | Bug::FinForCut
                 | Bug::HalfAskedReused

@@ -27,6 +27,11 @@ impl Session {
         }
     }
 
+    /// Whether what the client has sent, and nobody has read yet, is worth something without it.
+    pub fn cares_for_rest(&self) -> bool {
+        !matches!(self.phase, Phase::Serving | Phase::Parting)
+    }
+
     /// Whether anything waits to be written to the client.
     pub fn has_output(&self) -> bool {
         !self.out.is_empty()

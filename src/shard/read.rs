@@ -117,8 +117,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return;
             };
             if !client.session.wants_client() {
-                // A broken one that is not read, because it was paused, would never be noticed.
-                if client.bits.contains(Bits::JOINED) && !planted!(BrokenUnseen) {
+                // A broken one that is not read would never be noticed. Where its last words count,
+                // they are waited for.
+                let broken = client.bits.contains(Bits::JOINED)
+                    || (client.bits.contains(Bits::ENDED) && self.is_reset(key));
+                if broken && !planted!(BrokenUnseen) {
                     self.tell(key, Event::ClientLost(BROKEN));
                 }
                 return;
@@ -155,6 +158,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
                 // What came before the end is dealt with before it.
                 Got::End if kept > 0 && client.bits.contains(Bits::STALLED) => 0,
+                Got::End if self.is_reset(key) => {
+                    return self.tell(key, Event::ClientLost(BROKEN));
+                }
                 Got::End => return self.tell(key, Event::ClientLost(Loss::Fin)),
                 Got::Broken => return self.tell(key, Event::ClientLost(BROKEN)),
             };
@@ -180,6 +186,17 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
         }
         self.again_client(key);
+    }
+
+    /// Whether an RST has come from a client whose last words are of no use without it. A read can't
+    /// tell: behind a FIN it says nothing new.
+    fn is_reset(&mut self, key: Key) -> bool {
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        let socket = client.socket.as_mut();
+        let socket = socket.filter(|_| !client.session.cares_for_rest());
+        socket.is_some_and(|socket| !self.io.is_connected(socket)) && !planted!(ResetBehindFin)
     }
 
     pub(super) fn read_upstream(&mut self, key: Key) {

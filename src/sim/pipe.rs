@@ -184,7 +184,8 @@ impl Conn {
             return;
         }
         self.edge |= self.inward.arrive(max);
-        if self.inward.fin && !self.inward.fin_arrived && self.inward.flying() == 0 && max > 0 {
+        let pending = self.inward.fin && !self.inward.fin_arrived && !self.inward.reset;
+        if pending && self.inward.flying() == 0 && max > 0 {
             self.inward.fin_arrived = true;
             self.edge = true;
         }

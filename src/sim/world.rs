@@ -364,8 +364,9 @@ impl Io for Sim {
         assert!(conn.proxy_open, "law: a closed socket is not read");
         let count = conn.inward.read(into);
         let got = match count {
-            0 if conn.inward.reset => Got::Broken,
+            // Behind a FIN a read says nothing else, whatever came after it.
             0 if conn.inward.fin_arrived => Got::End,
+            0 if conn.inward.reset => Got::Broken,
             0 => Got::Wait,
             count => Got::Bytes(count),
         };

@@ -1,7 +1,7 @@
 //! The laws of choice, of bounds and of health, looked at after every turn. A broken law is a panic
 //! that begins with `law`.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::world::{HttpSim, World};
 use crate::fleet::ServerState;
@@ -31,6 +31,8 @@ pub struct Ledger {
     waited: VecDeque<(u64, Vec<BTreeSet<u128>>)>,
     /// Clients for whom something was queued after the last turn: nobody knows since when.
     pub owed: BTreeSet<usize>,
+    /// Visitors whose connection is known to be broken, and since when.
+    broken: BTreeMap<usize, u64>,
     /// Servers that were chosen in this turn, by which shard, and the line.
     choices: Vec<(usize, usize, usize)>,
     /// What each shard knew of each server after its last turn.
@@ -231,6 +233,7 @@ impl World {
         if full {
             self.hit("client: holds up its server");
         }
+        self.check_broken(shard);
         for tally in &shard.stats().pools {
             let ended = tally.requests_failed + tally.requests_succeeded;
             let started = tally.requests_started;
@@ -239,6 +242,24 @@ impl World {
             assert!(
                 under_way <= shard.clients(),
                 "law: {under_way} requests are under way"
+            );
+        }
+    }
+
+    /// Nothing is done for a visitor who is known to be gone.
+    fn check_broken(&mut self, shard: &Shard<HttpSim, Tongue>) {
+        for session in shard.sessions() {
+            let me = usize::from(session.peer().port());
+            let conn = &self.conns[self.visitors[me].conn];
+            if !conn.inward.reset || conn.edge || !conn.proxy_open {
+                continue;
+            }
+            let now = self.now;
+            let since = *self.laws.broken.entry(me).or_insert(now);
+            assert!(
+                now <= since + BROKEN_SLACK,
+                "law: visitor {me} is gone since {since}, and still served: {:?}",
+                session.phase()
             );
         }
     }
@@ -323,6 +344,9 @@ const LOOKS: usize = 12;
 /// So many may have left the queue in the turn in which as many came: no look has seen them together.
 const SAME_TURN: usize = 2;
 const QUEUE_SLACK: u64 = 210;
+
+/// Turns in which what a visitor said before it went is read.
+const BROKEN_SLACK: u64 = 1_000;
 
 /// Time for a probe's connect, a few turns, and the mail.
 const PROBE_SLACK: u64 = 1_500;

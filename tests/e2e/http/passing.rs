@@ -768,6 +768,9 @@ fn a_client_that_leaves_takes_its_servers_connection_with_it() {
         let first = message.head.first.clone();
         seen.lock().unwrap().requests.push((number, message));
         if first.contains("/answer") {
+            if first.contains("/later") {
+                std::thread::sleep(Duration::from_millis(300));
+            }
             raw.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc");
         } else if first.contains("/plain") {
             raw.send(&ok("ok"));
@@ -780,11 +783,13 @@ fn a_client_that_leaves_takes_its_servers_connection_with_it() {
         json!({ "timeouts": { "response": "20s" } }),
         json!({}),
     );
-    // Before an answer, inside one, and inside the request's own body.
+    // Before an answer, inside one, inside the request's own body; and behind a FIN, which alone
+    // might only say that nothing more is asked.
     let requests = [
         get("/wait").into_bytes(),
         get("/answer").into_bytes(),
         post("/upload", b"hello")[..62].to_vec(),
+        get("/answer/later").into_bytes(),
     ];
     for (number, request) in requests.iter().enumerate() {
         let client = {
@@ -805,7 +810,7 @@ fn a_client_that_leaves_takes_its_servers_connection_with_it() {
         });
     }
     assert_eq!(ask(proxy.address, get("/plain")).body, b"ok");
-    assert_eq!(web.carriers(), [1, 2, 3, 4]);
+    assert_eq!(web.carriers(), [1, 2, 3, 4, 5]);
     proxy.finish();
 }
 
