@@ -396,7 +396,7 @@ impl World {
             (1008, "refused on reconnect") => self.denials.keys().any(|status| *status < 500),
             (1011, "server lost inside a message") => {
                 self.coverage.cut_streams += 1;
-                self.laws.squeezed || self.was_streaming(log)
+                self.laws.squeezed || self.was_streaming(log, settings.atomic)
             }
             (1011, "message not accepted by any server") => {
                 self.coverage.poison_ends += 1;
@@ -415,12 +415,11 @@ impl World {
     }
 
     /// Whether its last server died inside a message too long to be collected.
-    fn was_streaming(&self, log: &Log) -> bool {
+    fn was_streaming(&self, log: &Log, atomic: usize) -> bool {
         let Some(last) = log.upstreams.last().map(|last| &self.upstreams[*last]) else {
             return false;
         };
         let taken = self.conns[last.conn].inward.taken;
-        let atomic = self.settings[self.clients[log.client].pool].atomic;
         last.sent
             .iter()
             .any(|(begin, end, length)| *begin < taken && taken < *end && *length > atomic)
