@@ -461,7 +461,12 @@ impl Session {
         ctx.tally.messages_up += u64::from(new);
         ctx.tally.journaled += u64::from(new);
         if had == 0 {
-            self.unconfirmed_since = ctx.now;
+            // Since the last barrier, if that is long ago: then this message takes one along, which
+            // costs no write of its own, and mostly no read.
+            let quiet = self.unconfirmed_since.after(ctx.settings.barrier_delay);
+            if !quiet.is_due(ctx.now) {
+                self.unconfirmed_since = ctx.now;
+            }
             self.want_barrier(ctx);
         }
         messages
