@@ -64,6 +64,8 @@ pub enum Bug {
     BrokenUnseen,
     /// A client's reset behind its FIN is not noticed.
     ResetBehindFin,
+    /// A probe that lacks a descriptor speaks against the server.
+    WantBlamed,
     /// When the 32-bit clock wraps, the connect rate waits for 49 days.
     RateWraps,
     /// A POST that is made again gets another number.
@@ -132,6 +134,7 @@ impl Bug {
         Bug::SecondClose,
         Bug::BrokenUnseen,
         Bug::ResetBehindFin,
+        Bug::WantBlamed,
         Bug::RateWraps,
         Bug::RenumberedCall,
         Bug::DirtyReused,
@@ -169,6 +172,7 @@ impl Bug {
         matches!(
             self,
             Bug::ResetBehindFin
+                | Bug::WantBlamed
                 | Bug::PostAskedAgain
                 | Bug::CutSeemsWhole
                 | Bug::FinForCut

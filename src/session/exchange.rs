@@ -433,12 +433,16 @@ impl Session {
     /// where this one can't have done anything, or doing it twice means no harm (RFC 9110 9.2.2).
     pub(super) fn on_exchange_lost(&mut self, loss: Loss, ctx: &mut Ctx<'_>) {
         let reached = self.flags.contains(Flags::REACHED);
+        // A server that is not read on, because its client takes nothing, is not to blame.
+        let blameless = loss == Loss::TimedOut && !self.wants_upstream();
         let Some(exchange) = self.exchange_mut() else {
             return;
         };
         if exchange.answer != Answer::Awaited {
             ctx.tally.requests_failed += 1;
-            ctx.actions.push(Action::Report(Verdict::Failure));
+            if !blameless {
+                ctx.actions.push(Action::Report(Verdict::Failure));
+            }
             return self.break_off(ctx);
         }
         let harmless = is_harmless(&exchange.method) || planted!(PostAskedAgain);

@@ -65,8 +65,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.probes[at].due = now.after(health.timeout);
         let token = Token::upstream(self.upstreams.next_key());
         let source = self.chores.next_source(&pool.sources);
-        let Dialled::Socket(socket) = self.io.dial(place.address, source, token) else {
-            return self.end_probe(at, false, None);
+        let socket = match self.io.dial(place.address, source, token) {
+            Dialled::Socket(socket) => socket,
+            Dialled::Refused => return self.end_probe(at, false, None),
+            // That says something of this machine, and nothing of the server.
+            Dialled::Exhausted if !planted!(WantBlamed) => {
+                self.probes[at].due = now.after(health.interval);
+                return;
+            }
+            Dialled::Exhausted => return self.end_probe(at, false, None),
         };
         let core = &mut self.core;
         core.first_bytes.clear();
@@ -91,7 +98,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
         };
         let Some(dialect) = dialect.filter(|_| core.chunks.room(core.first_bytes.len())) else {
-            // No memory, or a world without calls: that says nothing of the server.
+            // No memory, or a world without calls.
             self.io.close(socket);
             self.probes[at].due = now.after(health.interval);
             return;

@@ -264,6 +264,11 @@ impl World {
         }
     }
 
+    /// Whether all shards take a server for healthy.
+    pub fn is_held_well(&self, server: usize) -> bool {
+        self.laws.views.iter().all(|views| views[server].healthy)
+    }
+
     /// What probes find is known everywhere, in time; and none of them hangs.
     fn check_probes(&mut self) {
         let now = self.now;
@@ -272,7 +277,8 @@ impl World {
                 continue;
             };
             let probe = u64::from(health.interval + health.timeout);
-            let fallen = origin.sick_since + u64::from(health.fall + 1) * probe + PROBE_SLACK;
+            let fallen = u64::from(health.fall + 1) * probe + PROBE_SLACK;
+            let fallen = origin.sick_since.max(origin.unseen_at) + fallen;
             let risen = u64::from(health.rise + 1) * probe + PROBE_SLACK;
             let risen = origin.sick_until.max(origin.harmed_until) + risen;
             for (shard, views) in self.laws.views.iter().enumerate() {

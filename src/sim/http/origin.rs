@@ -22,6 +22,8 @@ pub struct Origin {
     pub sick_until: u64,
     /// Its probes may fail for some other reason up to here.
     pub harmed_until: u64,
+    /// When nobody could look last, for want of descriptors.
+    pub unseen_at: u64,
     /// Its connections die while they rest.
     pub pool: usize,
 }

@@ -190,7 +190,11 @@ impl Scene for World {
             Dialled::Exhausted => {
                 let now = self.now;
                 self.laws.trouble_at = self.laws.trouble_at.max(now);
-                self.origins[server].harmed_until = self.origins[server].harmed_until.max(now);
+                self.origins[server].unseen_at = now;
+                // Who is well stays so; who is not has to wait.
+                if !self.is_held_well(server) {
+                    self.origins[server].harmed_until = self.origins[server].harmed_until.max(now);
+                }
             }
         }
         dialled

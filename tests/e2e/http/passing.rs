@@ -1002,3 +1002,32 @@ fn a_request_under_way_is_listed_with_its_path() {
     assert_eq!(answer(&mut client).body, b"GET /some/page?x=1 HTTP/1.1\n");
     proxy.finish();
 }
+
+#[test]
+fn a_client_that_takes_nothing_does_not_speak_against_the_server() {
+    let web = Web::start(|raw, request| {
+        if request.head.first.contains("/large") {
+            raw.send(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n");
+            let piece = vec![b'x'; 1 << 20];
+            return (0..64).all(|_| raw.send(&piece));
+        }
+        raw.send(&echoed(request))
+    });
+    let proxy = proxy_with(
+        &[&web],
+        json!({
+            "timeouts": { "response": "500ms" },
+            "breaker": { "threshold": 1, "cooldown": "60s" },
+        }),
+        json!({}),
+    );
+    let mut slow = Raw::connect(proxy.address);
+    slow.send(get("/large").as_bytes());
+    until_true(WAIT, "the end of the answer", || {
+        proxy.count("wsteady_requests_failed_total", &[]) > 0
+    });
+    let list = http::get(proxy.admin, "/v1/servers").unwrap().json();
+    assert_eq!(list["servers"][0]["breaker"], "closed");
+    assert_eq!(ask(proxy.address, get("/")).head.status(), 200);
+    proxy.finish();
+}
