@@ -161,6 +161,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             client
                 .session
                 .compose(&upstream.dialect, core.now, settings, &mut core.rng, parcel);
+            let owed = !upstream.spill.is_empty() || !parcel.control.is_empty();
+            let unsent = || client.session.sendable(parcel.fenced, &core.chunks).next();
+            if !owed && unsent().is_none() {
+                return;
+            }
 
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut count = 0;
@@ -198,9 +203,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 }
             }
             let total = spill + control + journal;
-            if total == 0 {
-                return;
-            }
+            debug_assert!(total > 0, "nothing to write");
             let taken = match self.io.write(&mut upstream.socket, &slices[..count]) {
                 Put::Bytes(taken) => taken,
                 Put::Wait => {
