@@ -42,9 +42,11 @@ fn f27_f38_two_hundred_sessions_under_a_fault_every_half_second() {
     while started.elapsed() < Duration::from_secs(seconds) {
         let next = Instant::now() + BETWEEN_FAULTS;
         heal(&mut field, &mut healings, Instant::now());
-        let index = rng.below(kinds.len() as u64) as usize;
         // A server that is down or stopped already gets no second fault.
-        if healings.iter().all(|(_, struck, _)| *struck != index) {
+        let idle = |index: &usize| healings.iter().all(|(_, struck, _)| struck != index);
+        let idle: Vec<usize> = (0..kinds.len()).filter(idle).collect();
+        if !idle.is_empty() {
+            let index = idle[rng.below(idle.len() as u64) as usize];
             healings.extend(strike(&mut field, index, &mut rng));
         }
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
