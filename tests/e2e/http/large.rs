@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// 200 MiB, or as many MiB as `E2E_big()_MIB` says.
+/// 200 MiB, or as many MiB as `E2E_BIG_MIB` says.
 fn big() -> usize {
-    let given = std::env::var("E2E_big()_MIB").ok();
+    let given = std::env::var("E2E_BIG_MIB").ok();
     given.map_or(200, |mib| mib.parse().expect("a number")) << 20
 }
 
