@@ -1,14 +1,23 @@
 //! The program: command line, configuration, run.
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use wsteady::control::cli::{self, Command, Run};
+use wsteady::control::config::Sources;
+use wsteady::control::profile::{files, heap};
+use wsteady::control::reload::Reloader;
 use wsteady::control::{demo, log, notify, preflight};
-use wsteady::net::sys;
+use wsteady::net::sys::{self, trace::Watched};
 use wsteady::{Proxy, StartError};
+
+/// Heap profiles need to hear of each block.
+#[global_allocator]
+static ALLOCATOR: Watched = Watched::new(heap::took, heap::gave);
 
 fn main() -> ExitCode {
     match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
@@ -34,39 +43,68 @@ fn serve(run: Run) -> ExitCode {
     for warning in &run.warnings {
         ::log::warn!("{warning}");
     }
-    let drain = run.config.drain;
     // Before any loop starts: a signal that comes early must not kill it.
     let signals = match Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]) {
         Ok(signals) => signals,
         Err(error) => return failed(&format!("signals: {error}"), 1),
+    };
+    let profiles = match run.profiles.start() {
+        Ok(profiles) => profiles,
+        Err(why) => return failed(&why, 1),
     };
     let proxy = match Proxy::start(run.config) {
         Ok(proxy) => proxy,
         Err(StartError::Config(why)) => return failed(&why, 2),
         Err(StartError::System(why)) => return failed(&why, 1),
     };
-    let stopper = proxy.stopper();
+    let (stopper, reloader) = (proxy.stopper(), proxy.reloader());
     notify::ready();
-    std::thread::spawn(move || obey(signals, drain, &stopper));
+    let heap = profiles.heap_file();
+    let hup = reload_on_demand(run.sources, reloader.clone());
+    std::thread::spawn(move || obey(signals, &stopper, &reloader, &hup, heap.as_deref()));
     proxy.wait();
+    profiles.finish();
     ::log::info!("stopped");
     log::flush();
     ExitCode::SUCCESS
 }
 
-/// TERM drains and stops, INT or a second TERM stops at once.
-fn obey(mut signals: Signals, drain: Duration, stopper: &wsteady::Stopper) {
+/// Reads the configuration again whenever the other end is told so. On a thread of its own, since it
+/// may wait for name servers; and one, so that what was read last is what holds.
+fn reload_on_demand(sources: Sources, reloader: Arc<Reloader>) -> SyncSender<()> {
+    let (hup, wishes) = sync_channel(1);
+    std::thread::spawn(move || {
+        for () in wishes {
+            notify::reloading();
+            reloader.read_again(&sources);
+            notify::ready();
+        }
+    });
+    hup
+}
+
+/// TERM drains and stops, INT or a second TERM stops at once, HUP reads the configuration again.
+fn obey(
+    mut signals: Signals,
+    stopper: &wsteady::Stopper,
+    reloader: &Reloader,
+    hup: &SyncSender<()>,
+    heap: Option<&Path>,
+) {
     let mut told = false;
     for signal in signals.forever() {
         match signal {
             SIGTERM if !told => {
                 told = true;
+                let drain = reloader.drain();
                 notify::stopping(drain);
                 stopper.drain(drain);
             }
             SIGTERM | SIGINT => stopper.stop_now(),
-            SIGHUP => ::log::warn!("reading the configuration again is not supported yet"),
-            SIGUSR1 => ::log::warn!("a heap profile is not supported yet"),
+            SIGHUP if told => ::log::warn!("being stopped: the configuration is not read again"),
+            // One that waits already will read what stands there then.
+            SIGHUP => drop(hup.try_send(())),
+            SIGUSR1 => files::on_signal(heap),
             _ => {}
         }
     }

@@ -48,6 +48,12 @@ pub enum Bug {
     LastHopeForbidden,
     /// A closed client's place is not given back.
     BudgetKept,
+    /// A closed client counts on under its address.
+    QuotaKept,
+    /// Once memory was short, it is short for ever.
+    PressureForever,
+    /// Another request follows the last one.
+    LastForgotten,
     /// A move does not wait for the barrier's Pong.
     MoveBeforePong,
     /// A message may kill any number of servers.
@@ -66,6 +72,8 @@ pub enum Bug {
     ResetBehindFin,
     /// A probe that lacks a descriptor speaks against the server.
     WantBlamed,
+    /// Other probes begin from health, whatever their server was held for.
+    TrendForgets,
     /// When the 32-bit clock wraps, the connect rate waits for 49 days.
     RateWraps,
     /// A POST that is made again gets another number.
@@ -80,6 +88,10 @@ pub enum Bug {
     ReplyTwice,
     /// A call that must wait for a connection once more is forgotten.
     WaitingLost,
+    /// Clients that were not read while many calls waited are never read again.
+    CrowdForgotten,
+    /// A connection whose end waits its turn is never looked at.
+    EndedForgotten,
     /// A POST that may have reached its server is asked of another.
     PostAskedAgain,
     /// An answer that was cut gets the end of one that is whole.
@@ -126,6 +138,9 @@ impl Bug {
         Bug::QueueLoses,
         Bug::LastHopeForbidden,
         Bug::BudgetKept,
+        Bug::QuotaKept,
+        Bug::PressureForever,
+        Bug::LastForgotten,
         Bug::MoveBeforePong,
         Bug::PoisonForever,
         Bug::NewBeforeKept,
@@ -135,6 +150,7 @@ impl Bug {
         Bug::BrokenUnseen,
         Bug::ResetBehindFin,
         Bug::WantBlamed,
+        Bug::TrendForgets,
         Bug::RateWraps,
         Bug::RenumberedCall,
         Bug::DirtyReused,
@@ -142,6 +158,8 @@ impl Bug {
         Bug::FreedEarly,
         Bug::ReplyTwice,
         Bug::WaitingLost,
+        Bug::CrowdForgotten,
+        Bug::EndedForgotten,
         Bug::PostAskedAgain,
         Bug::CutSeemsWhole,
         Bug::FinForCut,
@@ -164,6 +182,7 @@ impl Bug {
                 | Bug::FreedEarly
                 | Bug::ReplyTwice
                 | Bug::WaitingLost
+                | Bug::CrowdForgotten
         )
     }
 
@@ -173,6 +192,8 @@ impl Bug {
             self,
             Bug::ResetBehindFin
                 | Bug::WantBlamed
+                | Bug::LastForgotten
+                | Bug::TrendForgets
                 | Bug::PostAskedAgain
                 | Bug::CutSeemsWhole
                 | Bug::FinForCut

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,17 @@ use log::info;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
 use crate::control::config::Config;
+use crate::control::recruiter::Recruiter;
+use crate::control::reload::Reloader;
 use crate::control::report;
-use crate::control::resolver::{self, Lookup, Resolver};
+use crate::control::resolver::{self, Lookup, Names, Resolver};
 use crate::control::switchboard::Switchboard;
 use crate::kit::chain::CHUNK;
-use crate::kit::{Budget, Prng};
+use crate::kit::{Budget, Prng, Quota};
 use crate::net::{Clock, Host, Net, Post, sys};
 use crate::session::dialect::Tongue;
 use crate::shard::Plan;
+use crate::shard::news::Watcher;
 use crate::shard::{Mail, Shard};
 
 /// A running proxy.
@@ -29,6 +33,7 @@ pub struct Proxy {
     admin: AdminServer,
     resolver: Resolver,
     desk: Arc<Desk>,
+    reloader: Arc<Reloader>,
     post: Arc<Post>,
     count: usize,
 }
@@ -70,16 +75,22 @@ impl Proxy {
         let to_shards = post.clone();
         let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
         let board = Arc::new(Switchboard::new(count, mailer).map_err(system)?);
-        let mut desk = Desk::new(board.clone(), assembly.fleet.clone(), config.limits.memory);
-        if config.metrics.legacy_names {
-            let first = config.listen.first().map(|one| one.address);
-            desk.frontend = first.map(report::frontend_of);
-        }
+        let (more, inbox) = Names::new();
+        let recruiter = Recruiter::new(config.pools.clone(), lookup.clone(), more.clone());
+        let fleet = assembly.fleet.clone();
+        let mut desk = Desk::new(board.clone(), fleet, config.limits.memory, recruiter);
+        let first = config.listen.first().map(|one| one.address);
+        desk.frontend = first.map(report::frontend_of);
+        desk.legacy_names = config.metrics.legacy_names;
         let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
         let answers = Arc::new(move |ticket, answer| board.answer(ticket, answer));
-        let runner = Runner::new(&config, assembly, addresses.len(), count)?;
+        let newsroom = desk.clone();
+        let watcher: Watcher = Arc::new(move |news| newsroom.newsroom.tell(news));
+        let settings = assembly.settings.clone();
+        let runner = Runner::new(&config, assembly, addresses.len(), count, watcher)?;
+        let budgets = (runner.memory.clone(), runner.connections.clone());
         let (shards, listening) = host
             .start(&addresses, answers, move |index, net| {
                 runner.run(index, net)
@@ -91,7 +102,15 @@ impl Proxy {
             .as_ref()
             .map(|token| token.reveal().to_string());
         let admin = admin::serve(admin_listener, desk.clone(), token, annex).map_err(system)?;
-        let resolver = Resolver::start(names, lookup, desk.clone()).map_err(system)?;
+        let reloader = Reloader::new(
+            desk.clone(),
+            (lookup.clone(), more.clone()),
+            budgets,
+            config,
+            settings,
+        );
+        let resolver =
+            Resolver::start(names, lookup, desk.clone(), (more, inbox)).map_err(system)?;
         for address in &listening {
             info!(address:% = address, loops = count; "listening");
         }
@@ -103,6 +122,7 @@ impl Proxy {
             admin,
             resolver,
             desk,
+            reloader: Arc::new(reloader),
             post,
             count,
         })
@@ -121,6 +141,11 @@ impl Proxy {
     /// What the admin API does, for the same process.
     pub fn desk(&self) -> Arc<Desk> {
         self.desk.clone()
+    }
+
+    /// What applies another configuration while it runs.
+    pub fn reloader(&self) -> Arc<Reloader> {
+        self.reloader.clone()
     }
 
     /// What stops it, for another thread.
@@ -204,10 +229,13 @@ struct Runner {
     memory: Arc<Budget>,
     memory_step: usize,
     connections: Arc<Budget>,
+    quota: Arc<Quota>,
+    busy: Arc<AtomicUsize>,
     seed: [u8; 32],
     listeners: u32,
     shards: usize,
     socket_buffer: u64,
+    watcher: Watcher,
 }
 
 impl Runner {
@@ -216,6 +244,7 @@ impl Runner {
         assembly: Assembly,
         listeners: usize,
         shards: usize,
+        watcher: Watcher,
     ) -> Result<Runner, StartError> {
         let chunks = config.limits.memory / CHUNK as u64;
         let mut seed = [0; 32];
@@ -227,10 +256,13 @@ impl Runner {
             memory: Arc::new(Budget::new(chunks)),
             memory_step: step as usize,
             connections: Arc::new(Budget::new(u64::from(config.limits.connections))),
+            quota: Arc::default(),
+            busy: Arc::new(AtomicUsize::new(shards)),
             seed,
             listeners: listeners as u32,
             shards,
             socket_buffer: config.limits.socket_buffer,
+            watcher,
         })
     }
 
@@ -250,12 +282,17 @@ impl Runner {
             memory: self.memory.clone(),
             memory_step: self.memory_step,
             connections: self.connections.clone(),
+            quota: self.quota.clone(),
+            busy: self.busy.clone(),
             secret: secret_of(&self.seed),
             read_vitals: crate::control::vitals::read,
             capacity: CAPACITY,
+            line_max: LINE_MAX,
+            ended_max: ENDED_MAX,
             rng: Prng::new(seed),
         };
         let mut shard: Shard<Net, Tongue> = Shard::new(plan, net);
+        shard.watch(self.watcher.clone());
         while shard.turn() {}
     }
 }
@@ -285,6 +322,13 @@ fn secret_of(seed: &[u8; 32]) -> (u64, u64) {
     };
     (part(16), part(24))
 }
+
+/// Calls that may wait on one loop before clients are read no more: so many keep a thousand
+/// connections busy, and more would only be older when their turn comes.
+const LINE_MAX: u32 = 64;
+
+/// So many cost a loop a millisecond or two.
+const ENDED_MAX: usize = 32;
 
 /// Slots reserved per loop: growth copies, and the first ones should not.
 const CAPACITY: usize = 1_024;

@@ -13,6 +13,9 @@ const ROOMS: [&str; 8] = [
 /// Rooms whose data there is one of per session or per loop: nothing in them is shared or locked.
 const DATA_PATH: [&str; 6] = ["kit", "wire", "session", "fleet", "shard", "net"];
 
+/// Where unsafe code may stand.
+const UNSAFE: [&str; 2] = ["net/sys.rs", "net/sys/trace.rs"];
+
 #[test]
 fn every_room_keeps_its_law() {
     let mut broken = Vec::new();
@@ -46,11 +49,11 @@ fn every_room_keeps_its_law() {
 }
 
 #[test]
-fn unsafe_code_stands_in_one_file() {
+fn unsafe_code_stands_in_one_place() {
     for room in ROOMS {
         for file in files(room)
             .into_iter()
-            .filter(|file| !file.ends_with("net/sys.rs"))
+            .filter(|file| !UNSAFE.iter().any(|place| file.ends_with(place)))
         {
             let code = code_of(&file);
             assert!(
@@ -60,13 +63,16 @@ fn unsafe_code_stands_in_one_file() {
             );
         }
     }
-    let text = fs::read_to_string(root().join("net/sys.rs")).expect("net/sys.rs is there");
-    let blocks = text.matches("unsafe {").count();
-    assert_eq!(
-        text.matches("// SAFETY:").count(),
-        blocks,
-        "each block says why it is sound"
-    );
+    for place in UNSAFE {
+        let text = fs::read_to_string(root().join(place)).expect("the file is there");
+        let claims = ["unsafe {", "unsafe impl", "unsafe extern"];
+        let blocks: usize = claims.iter().map(|claim| text.matches(claim).count()).sum();
+        assert_eq!(
+            text.matches("// SAFETY:").count(),
+            blocks,
+            "{place}: each block says why it is sound"
+        );
+    }
 }
 
 #[test]
@@ -74,8 +80,10 @@ fn nothing_on_the_data_path_is_shared_locked_or_unwrapped() {
     for room in DATA_PATH {
         for file in files(room) {
             let code = code_of(&file);
+            // Rule: its locks are taken when a client comes or goes, and never for a message.
+            let quota = file.ends_with("kit/quota.rs");
             for word in ["Rc", "RefCell", "Mutex", "RwLock", "unwrap"] {
-                let hits = has_word(&code, word);
+                let hits = has_word(&code, word) && !(quota && word == "Mutex");
                 assert!(!hits, "{} uses {word}", file.display());
             }
         }

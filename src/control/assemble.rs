@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::admin::SERVERS_MAX;
 use super::config::{
-    self, Config, HashBy, HealthConfig, OnDuplicate, PoolConfig, PoolKind, ServerConfig, Target,
+    self, Config, HashBy, HealthConfig, OnDuplicate, PoolConfig, PoolKind, RouteConfig,
+    ServerConfig, Target,
 };
 use super::resolver::{Lookup, Name};
 use crate::fleet::{self, Balance, Breaker, Fleet, Pool, Route, Server};
@@ -39,21 +40,29 @@ pub fn assemble(config: &Config, lookup: &Lookup) -> Result<Assembly, String> {
     for pool in &config.pools {
         add_pool(&mut assembly, pool, lookup)?;
     }
-    assembly.fleet.routes = config
-        .routes
-        .iter()
-        .map(|route| {
-            let pool = config.pools.iter().position(|pool| pool.name == route.pool);
-            let pool = pool.ok_or_else(|| format!("route to unknown pool {}", route.pool))? as u16;
-            Ok(Route {
-                path: route.path.clone(),
-                host: route.host.clone(),
-                upgrade: route.upgrade,
-                pool,
-            })
-        })
-        .collect::<Result<_, String>>()?;
+    let number = |name: &str| config.pools.iter().position(|pool| pool.name == name);
+    assembly.fleet.routes = routes_of(config, |name| number(name).map(|number| number as u16))?;
     Ok(assembly)
+}
+
+/// The routes, to pools of these numbers.
+///
+/// Errors: one of them has none.
+pub(super) fn routes_of(
+    config: &Config,
+    number: impl Fn(&str) -> Option<u16>,
+) -> Result<Vec<Route>, String> {
+    let route = |route: &RouteConfig| {
+        let pool = number(&route.pool);
+        let pool = pool.ok_or_else(|| format!("route to unknown pool {}", route.pool))?;
+        Ok(Route {
+            path: route.path.clone(),
+            host: route.host.clone(),
+            upgrade: route.upgrade,
+            pool,
+        })
+    };
+    config.routes.iter().map(route).collect()
 }
 
 fn add_pool(assembly: &mut Assembly, config: &PoolConfig, lookup: &Lookup) -> Result<(), String> {
@@ -80,7 +89,7 @@ fn add_pool(assembly: &mut Assembly, config: &PoolConfig, lookup: &Lookup) -> Re
     Ok(())
 }
 
-fn pool_of(config: &PoolConfig) -> Pool {
+pub(super) fn pool_of(config: &PoolConfig) -> Pool {
     Pool {
         name: config.name.clone(),
         members: Vec::new(),
@@ -94,13 +103,10 @@ fn pool_of(config: &PoolConfig) -> Pool {
         connect_rate: Arc::new(Rate::new(config.connect_rate)),
         sources: config.source_addresses.clone(),
         fixed: config.target == Target::Fixed,
-        kind: match config.kind {
-            PoolKind::Websocket => fleet::Kind::WebSocket,
-            PoolKind::Bridge => fleet::Kind::Bridge,
-            PoolKind::Http => fleet::Kind::Http,
-        },
+        kind: kind_of(config.kind),
         connections: connections_of(config),
         health: config.health.as_ref().map(health_of),
+        retired: false,
         spread: match &config.hash {
             HashBy::Id => fleet::Spread::Id,
             HashBy::Address => fleet::Spread::Address,
@@ -109,8 +115,16 @@ fn pool_of(config: &PoolConfig) -> Pool {
     }
 }
 
+pub(super) fn kind_of(kind: PoolKind) -> fleet::Kind {
+    match kind {
+        PoolKind::Websocket => fleet::Kind::WebSocket,
+        PoolKind::Bridge => fleet::Kind::Bridge,
+        PoolKind::Http => fleet::Kind::Http,
+    }
+}
+
 /// What all servers of one entry have in common; their addresses are found later.
-fn mould(pool: &PoolConfig, server: &ServerConfig, number: u16) -> Server {
+pub(super) fn mould(pool: &PoolConfig, server: &ServerConfig, number: u16) -> Server {
     let (url, nowhere) = (&server.url, (Ipv4Addr::UNSPECIFIED, server.url.port));
     let id = server.id.clone();
     let mut place = Server::new(id, url.to_string(), nowhere.into(), number, server.weight);
@@ -152,7 +166,7 @@ fn connections_of(pool: &PoolConfig) -> fleet::Connections {
     }
 }
 
-fn resolve(server: &ServerConfig, lookup: &Lookup) -> Result<Vec<SocketAddr>, String> {
+pub(super) fn resolve(server: &ServerConfig, lookup: &Lookup) -> Result<Vec<SocketAddr>, String> {
     let url = &server.url;
     if let Ok(ip) = url.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, url.port)]);
@@ -166,7 +180,7 @@ fn resolve(server: &ServerConfig, lookup: &Lookup) -> Result<Vec<SocketAddr>, St
     }
 }
 
-fn settings_of(pool: &PoolConfig) -> Settings {
+pub(super) fn settings_of(pool: &PoolConfig) -> Settings {
     let session = &pool.session;
     let timeouts = &pool.timeouts;
     Settings {
@@ -203,7 +217,7 @@ fn settings_of(pool: &PoolConfig) -> Settings {
     }
 }
 
-fn house_of(config: &Config) -> House {
+pub(super) fn house_of(config: &Config) -> House {
     let (limits, push) = (&config.limits, &config.push);
     House {
         header_max: limits.header as usize,
@@ -212,6 +226,8 @@ fn house_of(config: &Config) -> House {
         handshake: ms(limits.handshake),
         message_time: ms(limits.message_time),
         pings: limits.pings,
+        per_address: limits.per_address,
+        min_rate: limits.min_rate,
         origins: config.origins.clone(),
         trusted: config.trusted_proxies.clone(),
         push_path: push.path.clone(),

@@ -20,6 +20,7 @@ use super::config::{
 use super::demo::Speech;
 use super::generate;
 use super::preflight;
+use super::profile::files::Files;
 
 /// What the process shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Run {
     pub warnings: Vec<Problem>,
     /// For SIGHUP: [`Sources::load`] reads the file again under the same flags and environment.
     pub sources: Sources,
+    /// `--cpuprofile` and `--memprofile`.
+    pub profiles: Files,
 }
 
 /// What `wsteady demo` was asked for.
@@ -176,7 +179,7 @@ enum What {
     Unit,
     /// Kernel settings for many connections, for /etc/sysctl.d
     Sysctl,
-    /// The description of the admin API (not supported yet)
+    /// The description of the admin API (OpenAPI)
     Openapi,
 }
 
@@ -227,10 +230,10 @@ struct Flags {
     /// What counts as delivered: written, received or processed [default: received]
     #[arg(long, value_name = "LEVEL")]
     confirm: Option<String>,
-    /// Write a CPU profile (not supported yet)
+    /// Write a CPU profile of the run there, at its end, for `go tool pprof`
     #[arg(long, value_name = "FILE")]
     cpuprofile: Option<PathBuf>,
-    /// Write a heap profile (not supported yet)
+    /// Write a heap profile there, at the end and at USR1
     #[arg(long, value_name = "FILE")]
     memprofile: Option<PathBuf>,
     /// error, warn, info, debug or trace [default: info]
@@ -273,6 +276,7 @@ struct DemoFlags {
 }
 
 fn run(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
+    let profiles = profiles(flags, env)?;
     let sources = sources(flags, env)?;
     let mut loaded = sources.load()?;
     if let Some(older) = loaded.older {
@@ -282,10 +286,12 @@ fn run(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
         config: loaded.config,
         warnings: loaded.warnings,
         sources,
+        profiles,
     })))
 }
 
 fn check(flags: &Flags, env: &mut Env) -> Result<Command, Exit> {
+    profiles(flags, env)?;
     let loaded = sources(flags, env)?.load()?;
     let mut text = explain(&loaded.config);
     if let Some(older) = &loaded.older {
@@ -310,6 +316,7 @@ fn preflight(flags: &PreflightFlags, env: &mut Env) -> Result<Command, Exit> {
             }
         },
     };
+    profiles(&flags.flags, env)?;
     let mut sources = sources(&flags.flags, env)?;
     let is_assumed = !sources.names_pools();
     if is_assumed {
@@ -336,14 +343,13 @@ fn generated(what: &What) -> Exit {
         What::Config => generate::config().to_owned(),
         What::Unit => generate::unit().to_owned(),
         What::Sysctl => generate::sysctl(),
-        What::Openapi => return Exit::wrong("generate openapi is not supported yet"),
+        What::Openapi => generate::openapi(),
     };
     Exit { code: 0, text }
 }
 
 /// Lays flags over variables over the file that one of them names.
 fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
-    refuse_later(flags, env)?;
     let file = flags
         .config
         .clone()
@@ -437,30 +443,18 @@ fn ws2api(flags: &Flags, env: &mut Env) -> Result<Option<Ws2api>, Exit> {
     Ok((spoken || flagged.iter().any(|flag| flag.is_some())).then_some(given))
 }
 
-fn refuse_later(flags: &Flags, env: &mut Env) -> Result<(), Exit> {
-    let mut later = Vec::new();
-    let mut refuse = |origin: String| {
-        let place = Place::named(&origin);
-        later.push(Problem {
-            place,
-            message: "not supported yet".into(),
-        });
-    };
-    for (path, name) in [
-        (&flags.cpuprofile, "cpuprofile"),
-        (&flags.memprofile, "memprofile"),
-    ] {
-        let flag = path
+/// The profiles that were asked for. A command that runs nothing knows the words, too.
+fn profiles(flags: &Flags, env: &mut Env) -> Result<Files, Exit> {
+    let mut pick = |flag: &Option<PathBuf>, name: &str| -> Result<_, Exit> {
+        let flag = flag
             .as_ref()
             .map(|path| path.to_string_lossy().into_owned());
-        if let Some((_, origin)) = env.pick(&flag, name)? {
-            refuse(origin);
-        }
-    }
-    match later.is_empty() {
-        true => Ok(()),
-        false => Err(Problems::from(later).into()),
-    }
+        Ok(env.pick(&flag, name)?.map(|(path, _)| path.into()))
+    };
+    Ok(Files {
+        cpu: pick(&flags.cpuprofile, "cpuprofile")?,
+        heap: pick(&flags.memprofile, "memprofile")?,
+    })
 }
 
 fn demo(flags: &DemoFlags, env: &mut Env) -> Result<Command, Exit> {
@@ -939,11 +933,6 @@ mod tests {
                 "wsteady: --backend and WSTEADY_API and --http: pools: pools default and api want the same requests; add routes\n",
             ),
             (
-                "--backend ws://a -cpuprofile=x -memprofile y",
-                &[],
-                "wsteady: --cpuprofile: not supported yet\nwsteady: --memprofile: not supported yet\n",
-            ),
-            (
                 "demo --seconds 0",
                 &[],
                 "wsteady: --seconds: must be more than 0\n",
@@ -967,11 +956,6 @@ mod tests {
                 "preflight --backend wss://a",
                 &[],
                 "wsteady: --backend: pools.default.servers[0].url: \"wss://a\": this build has no TLS; write ws://\n",
-            ),
-            (
-                "generate openapi",
-                &[],
-                "wsteady: generate openapi is not supported yet\n",
             ),
             (
                 "-config /nonexistent/w.ini",
@@ -1210,6 +1194,7 @@ mod tests {
             ("config", "pools:"),
             ("unit", "Type=notify"),
             ("sysctl", "net.core.somaxconn = "),
+            ("openapi", "\"openapi\": \"3.1.0\""),
         ] {
             let (code, text) = exit(&format!("generate {what}"), &[]);
             assert_eq!(code, 0, "{what}");

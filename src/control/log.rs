@@ -2,19 +2,23 @@
 //!
 //! Whatever a client sent can stand in a line, so every character that could end one, or that a
 //! terminal would act on, is written as an escape. A full queue drops lines and counts them: a
-//! disk that stalls must not stall a loop.
+//! disk that stalls must not stall a loop. Of one kind of line a second has only so many.
 
-use std::fmt::Write as _;
+mod line;
+mod quota;
+mod writer;
+
 use std::io::Write;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use log::kv::{self, VisitSource, VisitValue};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use crossbeam_channel::{Sender, bounded};
+use log::{LevelFilter, Log, Metadata, Record};
 
 use super::config::{LogFormat, LogLevel};
+use quota::{Quotas, Ruling};
+use writer::Writer;
 
 /// Starts the writer thread and makes it the process's log. Call once, from `main`.
 ///
@@ -39,6 +43,13 @@ pub fn set_level(level: LogLevel) {
     });
 }
 
+/// Changes the format of a log that runs, from the next line on.
+pub fn set_format(format: LogFormat) {
+    if let Some(sink) = SINK.get() {
+        sink.shared.set_format(format);
+    }
+}
+
 /// Waits until all lines so far are written, two seconds at most. For the end of the process.
 pub fn flush() {
     if let Some(sink) = SINK.get() {
@@ -46,10 +57,21 @@ pub fn flush() {
     }
 }
 
-/// Lines that were dropped because the queue was full, since the start.
-pub fn lost_lines() -> u64 {
-    SINK.get()
-        .map_or(0, |sink| sink.lost.load(Ordering::Relaxed))
+/// Lines since the start that are not in the log, though their level is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// The queue was full, or stderr did not take them.
+    pub lost: u64,
+    /// Their kind had its lines of that second.
+    pub held_back: u64,
+}
+
+/// What is missing in the log.
+pub fn missing() -> Missing {
+    SINK.get().map_or(Missing::default(), |sink| Missing {
+        lost: sink.shared.lost.load(Relaxed),
+        held_back: sink.shared.held_back.load(Relaxed),
+    })
 }
 
 static SINK: OnceLock<Sink> = OnceLock::new();
@@ -57,32 +79,67 @@ static SINK: OnceLock<Sink> = OnceLock::new();
 /// The loops' end of the queue.
 struct Sink {
     queue: Sender<Job>,
-    format: LogFormat,
+    shared: Arc<Shared>,
+}
+
+/// What the loops and the writer both know.
+struct Shared {
+    json: AtomicBool,
+    quotas: Quotas,
     lost: AtomicU64,
+    held_back: AtomicU64,
 }
 
 enum Job {
     Line(String),
+    /// Lines are held back: that is to be told soon.
+    Look,
     /// Answered when everything before it is written.
     Flush(Sender<()>),
 }
 
 impl Sink {
     fn start(format: LogFormat, out: impl Write + Send + 'static) -> Result<Sink, String> {
+        let shared = Arc::new(Shared {
+            json: AtomicBool::new(format == LogFormat::Json),
+            quotas: Quotas::new(),
+            lost: AtomicU64::new(0),
+            held_back: AtomicU64::new(0),
+        });
         let (queue, jobs) = bounded(QUEUE_LINES);
+        let writer = Writer::new(out, Arc::clone(&shared));
         std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_all(&jobs, out))
+            .spawn(move || writer.run(&jobs))
             .map_err(|error| format!("the log thread can't be started: {error}"))?;
-        Ok(Sink {
-            queue,
-            format,
-            lost: AtomicU64::new(0),
-        })
+        Ok(Sink { queue, shared })
     }
 
-    fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
+    fn queue(&self, line: String) {
+        if self.queue.try_send(Job::Line(line)).is_err() {
+            self.shared.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn hold_back(&self, first: bool) {
+        self.shared.held_back.fetch_add(1, Relaxed);
+        if first {
+            // With a full queue the writer is awake, and looks behind it.
+            let _ = self.queue.try_send(Job::Look);
+        }
+    }
+}
+
+impl Shared {
+    fn format(&self) -> LogFormat {
+        match self.json.load(Relaxed) {
+            true => LogFormat::Json,
+            false => LogFormat::Text,
+        }
+    }
+
+    fn set_format(&self, format: LogFormat) {
+        self.json.store(format == LogFormat::Json, Relaxed);
     }
 }
 
@@ -95,258 +152,25 @@ impl Log for Sink {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let line = match self.format {
-            LogFormat::Text => text_line(record, SystemTime::now()),
-            LogFormat::Json => json_line(record, SystemTime::now()),
-        };
-        if self.queue.try_send(Job::Line(line)).is_err() {
-            self.lose();
+        match self.shared.quotas.rule(record) {
+            Ruling::Pass => self.queue(line::of(self.shared.format(), record, SystemTime::now())),
+            Ruling::HeldBack { first } => self.hold_back(first),
         }
     }
 
     fn flush(&self) {
         let (done, wait) = bounded(1);
-        if self
-            .queue
-            .send_timeout(Job::Flush(done), FLUSH_TIME)
-            .is_ok()
-        {
+        let deadline = Instant::now() + FLUSH_TIME;
+        let sent = self.queue.send_deadline(Job::Flush(done), deadline);
+        if sent.is_ok() {
             // A late answer means a stalled disk; nothing better can be done than to go on.
-            let _ = wait.recv_timeout(FLUSH_TIME);
+            let _ = wait.recv_deadline(deadline);
         }
     }
-}
-
-/// The writer thread: takes what waits, writes it at once, and ends when the queue is closed.
-fn write_all(jobs: &Receiver<Job>, mut out: impl Write) {
-    let mut batch = String::new();
-    while let Ok(job) = jobs.recv() {
-        let mut next = Some(job);
-        let mut answer = None;
-        while let Some(job) = next.take() {
-            match job {
-                Job::Line(line) => batch.push_str(&line),
-                Job::Flush(done) => answer = Some(done),
-            }
-            if answer.is_none() && batch.len() < BATCH_BYTES {
-                next = jobs.try_recv().ok();
-            }
-        }
-        // Nobody is left to tell of an error on stderr.
-        let _ = out.write_all(batch.as_bytes()).and_then(|()| out.flush());
-        batch.clear();
-        if let Some(done) = answer {
-            let _ = done.try_send(());
-        }
-    }
-}
-
-/// `2026-01-02T03:04:05.678Z INFO wsteady::net taken address=127.0.0.1:8080`
-fn text_line(record: &Record<'_>, now: SystemTime) -> String {
-    let mut line = format!(
-        "{} {:<5} ",
-        humantime::format_rfc3339_millis(now),
-        record.level().as_str()
-    );
-    escape(record.target(), &mut line);
-    line.push(' ');
-    escape(&record.args().to_string(), &mut line);
-    visit(record, |key, value| {
-        line.push(' ');
-        escape(key, &mut line);
-        line.push('=');
-        let text = value.text();
-        match text.bytes().all(is_bare) && !text.is_empty() {
-            true => line.push_str(text),
-            false => {
-                line.push('"');
-                escape(text, &mut line);
-                line.push('"');
-            }
-        }
-    });
-    line.push('\n');
-    line
-}
-
-/// One JSON object; the fields of the event stand beside `ts`, `level`, `target` and `msg`.
-fn json_line(record: &Record<'_>, now: SystemTime) -> String {
-    let mut line = format!(
-        "{{\"ts\":\"{}\",\"level\":\"{}\",\"target\":",
-        humantime::format_rfc3339_millis(now),
-        json_level(record.level())
-    );
-    json_string(record.target(), &mut line);
-    line.push_str(",\"msg\":");
-    json_string(&record.args().to_string(), &mut line);
-    visit(record, |key, value| {
-        line.push(',');
-        // A field may not stand in for one of the line's own.
-        let own = ["ts", "level", "target", "msg"].contains(&key);
-        json_string(
-            &if own {
-                format!("{key}_")
-            } else {
-                key.to_owned()
-            },
-            &mut line,
-        );
-        line.push(':');
-        match value {
-            Field::Number(text) => line.push_str(&text),
-            Field::Text(text) => json_string(&text, &mut line),
-        }
-    });
-    line.push_str("}\n");
-    line
-}
-
-fn json_level(level: Level) -> &'static str {
-    match level {
-        Level::Error => "error",
-        Level::Warn => "warn",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    }
-}
-
-/// A field's value: bare in JSON, or a string.
-enum Field {
-    Number(String),
-    Text(String),
-}
-
-impl Field {
-    fn text(&self) -> &str {
-        match self {
-            Field::Number(text) | Field::Text(text) => text,
-        }
-    }
-}
-
-impl<'v> VisitValue<'v> for Field {
-    fn visit_any(&mut self, value: kv::Value<'_>) -> Result<(), kv::Error> {
-        *self = Field::Text(value.to_string());
-        Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        *self = Field::Number(value.to_string());
-        Ok(())
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
-        *self = Field::Number(value.to_string());
-        Ok(())
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        // JSON has no word for these.
-        *self = match value.is_finite() {
-            true => Field::Number(value.to_string()),
-            false => Field::Text(value.to_string()),
-        };
-        Ok(())
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
-        *self = Field::Number(value.to_string());
-        Ok(())
-    }
-
-    fn visit_str(&mut self, value: &str) -> Result<(), kv::Error> {
-        *self = Field::Text(value.to_owned());
-        Ok(())
-    }
-}
-
-fn visit(record: &Record<'_>, each: impl FnMut(&str, Field)) {
-    struct Walk<F>(F);
-    impl<'kvs, F: FnMut(&str, Field)> VisitSource<'kvs> for Walk<F> {
-        fn visit_pair(
-            &mut self,
-            key: kv::Key<'kvs>,
-            value: kv::Value<'kvs>,
-        ) -> Result<(), kv::Error> {
-            let mut field = Field::Text(String::new());
-            value.visit(&mut field)?;
-            (self.0)(key.as_str(), field);
-            Ok(())
-        }
-    }
-    // A value whose Display fails leaves out the fields behind it, not the line.
-    let _ = record.key_values().visit(&mut Walk(each));
-}
-
-/// Writes `text` so that it can neither end the line nor steer a terminal, and so that no two
-/// texts look the same: a backslash and a quote are escaped, too.
-fn escape(text: &str, line: &mut String) {
-    for one in clipped(text) {
-        let wrote = match one {
-            '\\' => line.write_str("\\\\"),
-            '"' => line.write_str("\\\""),
-            _ if !is_unsafe(one) => line.write_char(one),
-            _ if (one as u32) < 0x100 => write!(line, "\\x{:02X}", one as u32),
-            _ => write!(line, "\\u{{{:X}}}", one as u32),
-        };
-        wrote.expect("a String takes everything");
-    }
-    if text.len() > TEXT_BYTES_MAX {
-        line.push_str(CLIP_MARK);
-    }
-}
-
-/// A JSON string (RFC 8259, 7). More is escaped than JSON needs: it may end up on a terminal.
-fn json_string(text: &str, line: &mut String) {
-    line.push('"');
-    for one in clipped(text) {
-        let wrote = match one {
-            '\\' => line.write_str("\\\\"),
-            '"' => line.write_str("\\\""),
-            // All that is unsafe lies below U+10000, so it is one UTF-16 unit.
-            _ if is_unsafe(one) => write!(line, "\\u{:04x}", one as u32),
-            _ => line.write_char(one),
-        };
-        wrote.expect("a String takes everything");
-    }
-    if text.len() > TEXT_BYTES_MAX {
-        line.push_str(CLIP_MARK);
-    }
-    line.push('"');
-}
-
-/// The characters that begin within the first [`TEXT_BYTES_MAX`] bytes.
-fn clipped(text: &str) -> impl Iterator<Item = char> {
-    text.char_indices()
-        .take_while(|(at, _)| *at < TEXT_BYTES_MAX)
-        .map(|(_, one)| one)
-}
-
-/// Controls (C0, DEL, C1), line and paragraph separators, and marks that reorder what a reader
-/// sees ("Trojan Source", CVE-2021-42574).
-fn is_unsafe(one: char) -> bool {
-    let reorders =
-        matches!(one, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    one.is_control() || reorders || matches!(one, '\u{2028}' | '\u{2029}' | '\u{FEFF}')
-}
-
-/// A byte of a value that needs no quotes.
-fn is_bare(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=')
 }
 
 /// Some seconds of a busy process; about 1 MiB of usual lines.
 const QUEUE_LINES: usize = 4096;
-
-/// One `write` for so much, so that a burst costs few system calls.
-const BATCH_BYTES: usize = 64 << 10;
-
-/// Of each text in a line. A Close reason has 123 bytes, a useful path rarely more than this.
-const TEXT_BYTES_MAX: usize = 2048;
-
-/// Stands where a text was cut.
-const CLIP_MARK: &str = "[…]";
 
 /// How long the end of the process may wait for its log.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
@@ -354,95 +178,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
-
-    fn line_of(format: LogFormat, message: &str, fields: &[(&str, kv::Value<'_>)]) -> String {
-        let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
-        let args = format_args!("{message}").to_string();
-        let fields: Vec<(kv::Key<'_>, kv::Value<'_>)> = fields
-            .iter()
-            .map(|(key, value)| (kv::Key::from(*key), value.clone()))
-            .collect();
-        let build = |args: std::fmt::Arguments<'_>| {
-            let mut builder = Record::builder();
-            let builder = builder
-                .level(Level::Warn)
-                .target("wsteady::net")
-                .key_values(&fields);
-            let record = builder.args(args).build();
-            match format {
-                LogFormat::Text => text_line(&record, moment),
-                LogFormat::Json => json_line(&record, moment),
-            }
-        };
-        build(format_args!("{args}"))
-    }
-
-    #[test]
-    fn a_line_has_time_level_target_message_and_fields() {
-        let fields = [
-            ("session", "0a1b".into()),
-            ("moved", 3.into()),
-            ("ok", true.into()),
-        ];
-        assert_eq!(
-            line_of(LogFormat::Text, "server lost", &fields),
-            "2026-01-02T03:04:05.678Z WARN  wsteady::net server lost session=0a1b moved=3 ok=true\n"
-        );
-        assert_eq!(
-            line_of(LogFormat::Json, "server lost", &fields),
-            "{\"ts\":\"2026-01-02T03:04:05.678Z\",\"level\":\"warn\",\"target\":\"wsteady::net\",\
-             \"msg\":\"server lost\",\"session\":\"0a1b\",\"moved\":3,\"ok\":true}\n"
-        );
-    }
-
-    #[test]
-    fn nothing_a_client_sends_ends_or_forges_a_line() {
-        let table = [
-            ("a\nb", "\"a\\x0Ab\""),
-            (
-                "a\r\n2026-01-01T00:00:00.000Z INFO x y",
-                "\"a\\x0D\\x0A2026-01-01T00:00:00.000Z INFO x y\"",
-            ),
-            ("\u{1b}[2J", "\"\\x1B[2J\""),
-            ("\u{9b}2J", "\"\\x9B2J\""),
-            ("x\" level=error", "\"x\\\" level=error\""),
-            ("back\\slash", "\"back\\\\slash\""),
-            ("a=b", "\"a=b\""),
-            ("", "\"\""),
-            ("\u{2028}", "\"\\u{2028}\""),
-            ("\u{202e}txt", "\"\\u{202E}txt\""),
-            ("grün", "\"grün\""),
-            ("/chat/1", "/chat/1"),
-        ];
-        for (value, expected) in table {
-            let line = line_of(LogFormat::Text, "m", &[("reason", value.into())]);
-            let tail = line.strip_prefix("2026-01-02T03:04:05.678Z WARN  wsteady::net m reason=");
-            assert_eq!(tail, Some(format!("{expected}\n").as_str()), "{value:?}");
-            let line = line_of(LogFormat::Json, value, &[("reason", value.into())]);
-            assert_eq!(line.lines().count(), 1, "{value:?}");
-            assert!(!line.trim_end().chars().any(is_unsafe), "{line:?}");
-            let json: serde_json::Value = serde_json::from_str(&line).unwrap();
-            assert_eq!(json["reason"], value);
-            assert_eq!(json["msg"], value);
-        }
-    }
-
-    #[test]
-    fn a_field_can_not_replace_the_lines_own() {
-        let line = line_of(LogFormat::Json, "m", &[("level", "info".into())]);
-        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(json["level"], "warn");
-        assert_eq!(json["level_"], "info");
-    }
-
-    #[test]
-    fn long_texts_are_cut_at_a_character() {
-        let long = "é".repeat(3000);
-        let line = line_of(LogFormat::Text, &long, &[]);
-        assert!(line.ends_with("é[…]\n"), "{}", &line[line.len() - 20..]);
-        assert!(line.len() < TEXT_BYTES_MAX + 100);
-    }
+    use std::sync::Mutex;
 
     /// A writer that keeps everything, and stands still while its gate is locked.
     #[derive(Clone, Default)]
@@ -459,26 +195,97 @@ mod tests {
         }
     }
 
+    fn written(gate: &Gate) -> String {
+        String::from_utf8(gate.0.lock().unwrap().clone()).unwrap()
+    }
+
     #[test]
     fn a_stalled_writer_costs_lines_and_no_time() {
         let gate = Gate::default();
         let sink = Sink::start(LogFormat::Text, gate.clone()).unwrap();
-        let send = |number: usize| {
-            let line = Job::Line(format!("{number:05}{}\n", "x".repeat(100)));
-            if sink.queue.try_send(line).is_err() {
-                sink.lose();
-            }
-        };
         let stalled = gate.0.lock().unwrap();
         let sent = QUEUE_LINES * 2;
-        (0..sent).for_each(send);
-        let lost = sink.lost.load(Ordering::Relaxed);
-        // The writer holds one batch of at most BATCH_BYTES beside the full queue.
+        for number in 0..sent {
+            sink.queue(format!("{number:05}{}\n", "x".repeat(100)));
+        }
+        let lost = sink.shared.lost.load(Relaxed);
+        // The writer holds one batch beside the full queue.
         assert!(lost > 0 && lost as usize <= QUEUE_LINES, "{lost}");
         drop(stalled);
         sink.flush();
-        let written = String::from_utf8(gate.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(written.lines().count() + lost as usize, sent);
-        assert!(written.lines().is_sorted(), "lines keep their order");
+        let written = written(&gate);
+        let (told, lines): (Vec<&str>, Vec<&str>) = written
+            .lines()
+            .partition(|line| line.contains("lines lost"));
+        assert_eq!(lines.len() + lost as usize, sent);
+        assert!(lines.is_sorted(), "lines keep their order");
+        let ends = |line: &&str| line.ends_with(&format!("WARN  log lines lost lines={lost}"));
+        assert!(told.len() == 1 && told.iter().all(ends), "{told:?}");
+    }
+
+    /// Logs so many lines of one kind, all within a second or two.
+    fn log_many(sink: &Sink, count: u64) {
+        log::set_max_level(LevelFilter::Info);
+        for _ in 0..count {
+            log::info!(logger: sink, "ended");
+        }
+    }
+
+    /// Lines of that kind that were written, and how many are said to be held back.
+    fn written_and_told(gate: &Gate) -> (u64, u64) {
+        let lines = written(gate);
+        let lines = lines.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            match line["msg"].as_str().unwrap() {
+                "ended" => (1, 0),
+                "lines held back" if line["kind"] == "ended" => {
+                    (0, line["lines"].as_u64().unwrap())
+                }
+                other => panic!("{other}"),
+            }
+        });
+        lines.fold((0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1))
+    }
+
+    const MANY: u64 = quota::LINES_MAX as u64 * 2 + 500;
+
+    #[test]
+    fn what_is_held_back_is_told_when_its_second_is_over() {
+        let gate = Gate::default();
+        let sink = Sink::start(LogFormat::Json, gate.clone()).unwrap();
+        log_many(&sink, MANY);
+        // Nothing else is logged, and nothing flushed: the writer must look of its own accord.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while sink.shared.quotas.is_owing() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (lines, told) = written_and_told(&gate);
+        assert!(told > 0 && lines + told == MANY, "{lines}, {told}");
+        assert_eq!(sink.shared.held_back.load(Relaxed), told);
+    }
+
+    #[test]
+    fn what_is_held_back_at_the_end_is_told_at_once() {
+        let gate = Gate::default();
+        let sink = Sink::start(LogFormat::Json, gate.clone()).unwrap();
+        log_many(&sink, MANY);
+        sink.flush();
+        let (lines, told) = written_and_told(&gate);
+        assert!(told > 0 && lines + told == MANY, "{lines}, {told}");
+    }
+
+    #[test]
+    fn the_format_changes_with_the_next_line() {
+        let gate = Gate::default();
+        let sink = Sink::start(LogFormat::Text, gate.clone()).unwrap();
+        log::set_max_level(LevelFilter::Info);
+        for format in [LogFormat::Text, LogFormat::Json, LogFormat::Text] {
+            sink.shared.set_format(format);
+            sink.log(&Record::builder().args(format_args!("here")).build());
+        }
+        sink.flush();
+        let is_json = |line: &str| line.starts_with('{');
+        let found: Vec<bool> = written(&gate).lines().map(is_json).collect();
+        assert_eq!(found, [false, true, false]);
     }
 }

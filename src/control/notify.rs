@@ -14,6 +14,14 @@ pub fn ready() {
     tell("READY=1");
 }
 
+/// The configuration is being read again; [`ready`] follows. Systemd wants to know the moment, by
+/// the monotonic clock.
+pub fn reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+}
+
 /// A drain of this length begins. The unit's `TimeoutStopSec` may be shorter than the configured
 /// drain, so the time that it takes is asked for.
 pub fn stopping(drain: Duration) {

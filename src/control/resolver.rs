@@ -26,9 +26,54 @@ pub fn system() -> Lookup {
     Arc::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
 }
 
+/// Where names can be handed in while the resolver runs, and before.
+#[derive(Clone)]
+pub struct Names(Sender<News>);
+
+/// The other end, for the resolver.
+pub struct Inbox(Receiver<News>);
+
+impl Names {
+    /// Both ends.
+    pub fn new() -> (Names, Inbox) {
+        let (sender, news) = unbounded();
+        (Names(sender), Inbox(news))
+    }
+
+    /// Resolves this one, too, from now on.
+    pub fn follow(&self, name: Name) {
+        // Without a resolver wsteady stops, and nobody needs its addresses.
+        let _ = self.0.send(News::Name(Box::new(name)));
+    }
+
+    /// Resolves this server of the configuration no more; what came of its name stays.
+    pub fn unfollow(&self, pool: u16, entry: &str) {
+        self.forget(pool, entry, false);
+    }
+
+    /// As [`unfollow`](Names::unfollow), and whatever came of its name is gone.
+    pub fn dismiss(&self, pool: u16, entry: &str) {
+        self.forget(pool, entry, true);
+    }
+
+    fn forget(&self, pool: u16, entry: &str, dismissed: bool) {
+        let entry = entry.to_owned();
+        let _ = self.0.send(News::Forget {
+            pool,
+            entry,
+            dismissed,
+        });
+    }
+
+    /// Resolves all names of this pool so often.
+    pub fn set_pace(&self, pool: u16, every: Duration) {
+        let _ = self.0.send(News::Pace { pool, every });
+    }
+}
+
 /// Runs until it is dropped.
 pub struct Resolver {
-    news: Sender<News>,
+    names: Names,
     keeper: Option<JoinHandle<()>>,
 }
 
@@ -38,21 +83,18 @@ impl Resolver {
     ///
     /// # Errors
     /// Its thread could not be started.
-    pub fn start(names: Vec<Name>, lookup: Lookup, desk: Arc<Desk>) -> io::Result<Resolver> {
-        let (sender, news) = unbounded();
-        if names.is_empty() {
-            let keeper = None;
-            return Ok(Resolver {
-                news: sender,
-                keeper,
-            });
-        }
-        let keeper = Keeper::new(names, lookup, desk, sender.clone());
+    pub fn start(
+        names: Vec<Name>,
+        lookup: Lookup,
+        desk: Arc<Desk>,
+        (more, inbox): (Names, Inbox),
+    ) -> io::Result<Resolver> {
+        let keeper = Keeper::new(names, lookup, desk, more.0.clone());
         let keeper = thread::Builder::new()
             .name("resolver".to_string())
-            .spawn(move || keeper.run(&news))?;
+            .spawn(move || keeper.run(&inbox.0))?;
         Ok(Resolver {
-            news: sender,
+            names: more,
             keeper: Some(keeper),
         })
     }
@@ -60,7 +102,7 @@ impl Resolver {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        let _ = self.news.send(News::Stop);
+        let _ = self.names.0.send(News::Stop);
         // Who still asks finds nobody to tell, and goes down with the process.
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
@@ -82,6 +124,8 @@ pub struct Name {
     members: BTreeMap<SocketAddr, Member>,
     /// It could not be resolved, or not be followed, and that was said.
     troubled: bool,
+    /// The configuration has it no more. Its place stays, for an answer may be under way.
+    forgotten: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +146,38 @@ impl Name {
             plain: None,
             members: BTreeMap::new(),
             troubled: false,
+            forgotten: false,
+        }
+    }
+
+    /// A name whose servers are in the fleet already.
+    pub fn of(mould: Server, url: &ServerUrl, every: Duration, fleet: &Fleet) -> Name {
+        let mut name = Name::new(mould, url, every);
+        for (number, place) in fleet.servers.iter().enumerate() {
+            let own = place.entry == name.mould.id && place.pool == name.mould.pool;
+            if own && place.state != ServerState::Gone {
+                name.enter(place.address, number as u16);
+                if place.id == place.entry {
+                    name.plain = Some(place.address.ip());
+                }
+            }
+        }
+        name
+    }
+
+    fn is_of(&self, pool: u16, entry: &str) -> bool {
+        !self.forgotten && self.mould.pool == pool && self.mould.id == entry
+    }
+
+    fn forget(&mut self, desk: &Desk, dismissed: bool) {
+        self.forgotten = true;
+        let members = std::mem::take(&mut self.members);
+        if dismissed {
+            let mut fleet = desk.fleet();
+            // An answer that came just before may have brought a server that nobody wants.
+            for member in members.into_values() {
+                desk.set_state(&mut fleet, member.server, ServerState::Gone);
+            }
         }
     }
 
@@ -242,6 +318,16 @@ enum News {
         name: usize,
         found: io::Result<Vec<SocketAddr>>,
     },
+    Name(Box<Name>),
+    Forget {
+        pool: u16,
+        entry: String,
+        dismissed: bool,
+    },
+    Pace {
+        pool: u16,
+        every: Duration,
+    },
     Stop,
 }
 
@@ -275,6 +361,22 @@ impl Keeper {
                     self.under_way -= 1;
                     self.settle(name, found);
                 }
+                Ok(News::Name(name)) => {
+                    self.due
+                        .push(Reverse((Instant::now() + name.every, self.names.len())));
+                    self.names.push(*name);
+                }
+                Ok(News::Forget {
+                    pool,
+                    entry,
+                    dismissed,
+                }) => {
+                    let mut names = self.names.iter_mut();
+                    if let Some(name) = names.find(|name| name.is_of(pool, &entry)) {
+                        name.forget(&self.desk, dismissed);
+                    }
+                }
+                Ok(News::Pace { pool, every }) => self.set_pace(pool, every),
                 Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -296,6 +398,9 @@ impl Keeper {
                 return;
             }
             self.due.pop();
+            if self.names[name].forgotten {
+                continue;
+            }
             let (lookup, news) = (Arc::clone(&self.lookup), self.news.clone());
             let (host, port) = (self.names[name].host.clone(), self.names[name].port);
             let asked = thread::Builder::new()
@@ -313,8 +418,28 @@ impl Keeper {
 
     fn settle(&mut self, name: usize, found: io::Result<Vec<SocketAddr>>) {
         let place = &mut self.names[name];
+        if place.forgotten {
+            return;
+        }
         place.settle(&self.desk, found);
         self.due.push(Reverse((Instant::now() + place.every, name)));
+    }
+
+    /// Each is asked for once more within its new pause; its old one is dropped when it comes.
+    fn set_pace(&mut self, pool: u16, every: Duration) {
+        let now = Instant::now();
+        let names = &mut self.names;
+        let of_pool = |name: usize| !names[name].forgotten && names[name].mould.pool == pool;
+        let due = std::mem::take(&mut self.due).into_iter();
+        self.due = due
+            .map(|Reverse((at, name))| match of_pool(name) {
+                true => Reverse((at.min(now + every), name)),
+                false => Reverse((at, name)),
+            })
+            .collect();
+        for name in names.iter_mut().filter(|name| name.mould.pool == pool) {
+            name.every = every;
+        }
     }
 
     /// When there is something to do, whatever is heard.

@@ -176,7 +176,11 @@ mod tests {
     }
 
     fn question(ticket: u64) -> Mail {
-        Mail::MoveSession { ticket, id: 7 }
+        Mail::MoveSession {
+            ticket,
+            id: 7,
+            from: 0,
+        }
     }
 
     #[test]

@@ -27,6 +27,22 @@ impl Breaker {
         Breaker::new(self.threshold)
     }
 
+    /// From now on this many failures open it. One that is open stays so, unless it is never to be.
+    pub fn set_threshold(&mut self, threshold: u32) {
+        self.threshold = threshold;
+        self.open &= self.can_open();
+    }
+
+    /// Failures in a row that open it; 0: never.
+    pub fn threshold(&self) -> u32 {
+        self.threshold
+    }
+
+    /// Whether anything opens it.
+    pub fn can_open(&self) -> bool {
+        self.threshold > 0
+    }
+
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.open
@@ -35,7 +51,7 @@ impl Breaker {
     /// A dial or handshake failed. True if that opens it, or makes an open one wait again.
     pub fn on_failure(&mut self) -> bool {
         self.failures = self.failures.saturating_add(1);
-        let trips = self.threshold > 0 && self.failures >= self.threshold;
+        let trips = self.can_open() && self.failures >= self.threshold;
         self.open |= trips;
         trips
     }

@@ -58,10 +58,10 @@ pub struct Trend {
 }
 
 impl Trend {
-    /// Servers start as healthy: the first probe goes out at once.
-    pub fn new() -> Trend {
+    /// From what is held true now.
+    pub fn of(healthy: bool) -> Trend {
         Trend {
-            healthy: true,
+            healthy,
             against: 0,
         }
     }
@@ -77,17 +77,8 @@ impl Trend {
         if self.against < enough {
             return None;
         }
-        *self = Trend {
-            healthy: good,
-            against: 0,
-        };
+        *self = Trend::of(good);
         Some(good)
-    }
-}
-
-impl Default for Trend {
-    fn default() -> Trend {
-        Trend::new()
     }
 }
 
@@ -108,7 +99,7 @@ mod tests {
             fall: 3,
             expect: Expect::Status,
         };
-        let mut trend = Trend::new();
+        let mut trend = Trend::of(true);
         // Good probes, and what each changes.
         let rows = [
             (false, None),

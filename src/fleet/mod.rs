@@ -9,10 +9,12 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod charter;
 pub mod health;
 pub mod pools;
 
 pub use self::balance::{Balance, NoChoice, Spread};
 pub use self::breaker::Breaker;
+pub use self::charter::{Charter, Terms};
 pub use self::health::{Expect, Health, Vitals};
 pub use self::pools::{Connections, Fleet, Kind, Pool, Route, Server, ServerState, Shared};

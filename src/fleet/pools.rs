@@ -43,6 +43,28 @@ pub struct Pool {
     pub health: Option<Health>,
     /// What `hash` balances by.
     pub spread: Spread,
+    /// It has left the configuration: no request goes there any more. Its number stays taken, and
+    /// is its again when it comes back.
+    pub retired: bool,
+}
+
+impl Pool {
+    /// A pool without servers and without choices of its own.
+    pub fn new(name: &str, kind: Kind) -> Pool {
+        Pool {
+            name: name.to_string(),
+            members: Vec::new(),
+            balance: Balance::RoundRobin,
+            connect_rate: Arc::new(Rate::new(0)),
+            sources: Vec::new(),
+            fixed: false,
+            kind,
+            connections: Connections::default(),
+            health: None,
+            spread: Spread::default(),
+            retired: false,
+        }
+    }
 }
 
 /// What the servers of a pool are; decides which requests it serves.
@@ -85,8 +107,10 @@ impl Default for Connections {
 /// One upstream address.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Its id in the configuration, metrics and admin API.
+    /// Its id in metrics and admin API.
     pub id: String,
+    /// Its id in the configuration: the same, but for one of several addresses of a name.
+    pub entry: String,
     /// Its URL as given.
     pub url: String,
     /// Where to dial.
@@ -182,6 +206,11 @@ impl Shared {
     /// It rests no more.
     pub fn awakes(&self) {
         self.resting.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a connection rests, on whatever loop.
+    pub fn has_resting(&self) -> bool {
+        self.resting.load(Relaxed) > 0
     }
 
     /// Somebody may wait for a connection, and was counted: fewer than `max` do, not counting those
@@ -280,15 +309,18 @@ impl Fleet {
     /// Without routes: upgrades to the pool that takes them, the rest to the one that serves it.
     fn by_kind(&self, upgrade: bool) -> Option<u16> {
         let wanted = |pool: &Pool| (pool.kind == Kind::Http) != upgrade;
-        let found = self.pools.iter().position(wanted);
-        found
-            .or((!self.pools.is_empty()).then_some(0))
-            .map(|place| place as u16)
+        let place = |wanted: &dyn Fn(&Pool) -> bool| {
+            let here = |pool: &Pool| !pool.retired && wanted(pool);
+            self.pools.iter().position(here)
+        };
+        let found = place(&wanted).or_else(|| place(&|_| true));
+        found.map(|place| place as u16)
     }
 
     /// The pool whose clients can be pushed to.
     pub fn bridge(&self) -> Option<u16> {
-        let found = self.pools.iter().position(|pool| pool.kind == Kind::Bridge);
+        let bridge = |pool: &Pool| pool.kind == Kind::Bridge && !pool.retired;
+        let found = self.pools.iter().position(bridge);
         found.map(|place| place as u16)
     }
 
@@ -318,7 +350,8 @@ impl Fleet {
 
     /// Whether each pool has a server that may be used.
     pub fn is_ready(&self, now: Tick) -> bool {
-        self.pools.iter().all(|pool| {
+        let mut here = self.pools.iter().filter(|pool| !pool.retired);
+        here.all(|pool| {
             pool.members
                 .iter()
                 .any(|id| self.servers[*id as usize].is_usable(now))
@@ -339,6 +372,7 @@ impl Server {
     /// A server as the configuration gives it.
     pub fn new(id: String, url: String, address: SocketAddr, pool: u16, weight: u32) -> Server {
         Server {
+            entry: id.clone(),
             id,
             url,
             address,
@@ -361,6 +395,7 @@ impl Server {
     /// The same at another address: as the configuration gives it, with counts of its own.
     pub fn another(&self, id: String, address: SocketAddr) -> Server {
         Server {
+            entry: self.id.clone(),
             id,
             address,
             state: ServerState::Enabled,
@@ -436,18 +471,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::fleet) fn pool(name: &str) -> Pool {
-        Pool {
-            name: name.to_string(),
-            members: Vec::new(),
-            balance: Balance::RoundRobin,
-            connect_rate: Arc::new(Rate::new(0)),
-            sources: Vec::new(),
-            fixed: false,
-            kind: Kind::WebSocket,
-            connections: Connections::default(),
-            health: None,
-            spread: Spread::default(),
-        }
+        Pool::new(name, Kind::WebSocket)
     }
 
     #[test]

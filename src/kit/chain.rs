@@ -299,6 +299,11 @@ impl Chunks {
         self.used
     }
 
+    /// What all stores have leased of their budget, in percent.
+    pub fn leased_percent(&self) -> u64 {
+        self.budget.percent()
+    }
+
     /// Bytes of memory in use, counted as whole chunks.
     pub fn used_bytes(&self) -> u64 {
         (self.used * CHUNK) as u64

@@ -6,14 +6,18 @@
 
 pub mod cell;
 pub mod chain;
+pub mod pressure;
 pub mod prng;
+pub mod quota;
 pub mod slots;
 pub mod tick;
 pub mod wheel;
 
 pub use cell::{Budget, Count, Rate};
 pub use chain::{Chain, Chunks, Spot};
+pub use pressure::Pressure;
 pub use prng::Prng;
+pub use quota::Quota;
 pub use slots::{Key, Slots};
 pub use tick::Tick;
 pub use wheel::{Timer, Wheel};

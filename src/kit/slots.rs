@@ -1,5 +1,7 @@
 //! A slab whose keys go stale: a key that outlived its slot finds nothing.
 
+use std::ops::Range;
+
 use slab::Slab;
 
 /// The name of one slot. Holding it is free; what it names may be gone.
@@ -110,18 +112,28 @@ impl<T> Slots<T> {
         })
     }
 
-    /// The first taken slot at or behind a place: lists are paged with it.
+    /// The first taken slot at or behind a place.
     pub fn next_from(&self, index: u32) -> Option<(Key, &T)> {
-        (index as usize..self.slab.capacity()).find_map(|place| {
-            let (generation, value) = self.slab.get(place)?;
+        self.within(index..self.end()).next()
+    }
+
+    /// The taken slots among these places, and no look at any other.
+    pub fn within(&self, places: Range<u32>) -> impl Iterator<Item = (Key, &T)> {
+        places.filter_map(|index| {
+            let (generation, value) = self.slab.get(index as usize)?;
             Some((
                 Key {
-                    index: place as u32,
+                    index,
                     generation: *generation,
                 },
                 value,
             ))
         })
+    }
+
+    /// At and behind this place no slot is taken.
+    pub fn end(&self) -> u32 {
+        self.slab.capacity() as u32
     }
 
     /// Generations fit the 24 bits that a poll token leaves for them.
@@ -157,5 +169,9 @@ mod tests {
             Some((keys[3], 3))
         );
         assert!(slots.next_from(4).is_none());
+        let within = |places| slots.within(places).map(|(_, n)| *n).collect::<Vec<_>>();
+        assert_eq!(within(0..3), [0]);
+        assert_eq!(within(1..4), [3]);
+        assert_eq!(within(0..slots.end() + 9), [0, 3]);
     }
 }

@@ -14,6 +14,7 @@ use crate::shard::{Dialled, Got, Put};
 pub fn dial(to: SocketAddr, from: Option<IpAddr>) -> Dialled<TcpStream> {
     match connect(to, from) {
         Ok(stream) => Dialled::Socket(stream),
+        Err(error) if error.raw_os_error() == Some(EADDRNOTAVAIL) => Dialled::NoPort,
         Err(error) if is_exhausted(&error) => Dialled::Exhausted,
         Err(_) => Dialled::Refused,
     }
@@ -96,7 +97,7 @@ pub fn write(stream: &mut TcpStream, from: &[IoSlice<'_>]) -> Put {
 pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAGAIN)
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EAGAIN)
     )
 }
 

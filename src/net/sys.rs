@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod trace;
+
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::thread::UnshareFlags;

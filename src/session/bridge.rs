@@ -572,9 +572,7 @@ impl Session {
         }
         self.take_leave_as(end, code, reason, ctx);
         if end == End::Hold && self.phase == Phase::Held {
-            if self.attempt.take().is_some() {
-                ctx.tally.held -= 1;
-            }
+            self.give_up(ctx);
             if self.flags.take(Flags::CALLING) {
                 ctx.tally.requests_failed += 1;
                 ctx.actions.push(Action::HangUpUpstream { say: None });

@@ -1,5 +1,6 @@
 //! The client leg: what it sends goes to the journal, what is queued for it goes out.
 
+use super::visit::named_client;
 use super::vocab::{Action, Asking, End, Life, Loss};
 use super::{Ctx, Flags, Kept, Leg, Phase, Session};
 use crate::kit::{Chunks, Tick};
@@ -25,6 +26,14 @@ impl Session {
             }
             _ => !self.flags.contains(Flags::PAUSED),
         }
+    }
+
+    /// Whether what the client says next may wait, unread, behind the calls of others.
+    pub fn may_stand_back(&self) -> bool {
+        self.flags.contains(Flags::BRIDGED)
+            && self.phase == Phase::Open
+            && self.leg == Leg::Talking
+            && self.wants_client()
     }
 
     /// Whether what the client has sent, and nobody has read yet, is worth something without it.
@@ -352,6 +361,9 @@ impl Session {
                 reason: "a path with dot segments",
             });
         }
+        let counted = ctx.house.per_address > 0 && ctx.house.trusts(self.peer().ip());
+        let client = counted.then(|| named_client(&request.headers, ctx));
+        let client = client.flatten();
         // Made final by `on_routed`: which lines stay is the pool's business.
         let mut kept = Kept::new(request.target, head);
         let upgrade = matches!(asked, Asked::Upgrade(_));
@@ -363,6 +375,7 @@ impl Session {
             path: path.to_string(),
             host: without_port(host).to_lowercase(),
             upgrade,
+            client,
         }))
     }
 
@@ -586,7 +599,7 @@ impl Session {
         if (self.flags.contains(Flags::DOWN_CUT) && !planted!(PongInsideFrame))
             || self.out.len() > PONG_MARK
         {
-            self.rare().client_pong = Some(pong);
+            self.rare().client_pong = Some(Box::new(pong));
         } else {
             self.queue_control(&pong, ctx);
         }

@@ -30,6 +30,10 @@ pub(super) struct Exchange {
     heard: bool,
     /// The answer is the server's failure: 5xx.
     failed: bool,
+    /// `limits.min_rate` as it was then.
+    min_rate: u32,
+    /// ms that the client has kept us waiting beyond what its bytes are worth at that rate.
+    arrears: u32,
     answer: Answer,
 }
 
@@ -59,6 +63,15 @@ impl Exchange {
     /// No other request follows it.
     pub(super) fn end_here(&mut self) {
         self.keep = false;
+    }
+
+    /// The client kept us waiting so long, and then sent so many bytes.
+    fn account(&mut self, waited: u32, bytes: usize) {
+        if self.min_rate > 0 {
+            let worth = bytes as u64 * 1_000 / u64::from(self.min_rate);
+            let owed = u64::from(self.arrears) + u64::from(waited);
+            self.arrears = u32::try_from(owed.saturating_sub(worth)).unwrap_or(u32::MAX);
+        }
     }
 }
 
@@ -111,10 +124,12 @@ impl Session {
             },
             since: ctx.now,
             modern: request.minor_version == 1,
-            keep: request.keeps_alive() && !self.is_stopping(),
+            keep: request.keeps_alive() && self.may_ask_again(),
             spent: false,
             heard: false,
             failed: false,
+            min_rate: ctx.house.min_rate,
+            arrears: 0,
             answer: Answer::Awaited,
         };
         Ok((exchange, kept))
@@ -227,7 +242,23 @@ impl Session {
         if all && self.flags.contains(Flags::PAUSED) {
             self.flags.remove(Flags::PAUSED);
             ctx.actions.push(Action::ReadClient);
+            if let Some(by) = self.request_ends_at(ctx) {
+                self.want_by(by, ctx);
+            }
         }
+    }
+
+    /// The client of a plain request, waited for since `bound_at`, sent so many bytes.
+    fn account(&mut self, bytes: usize, now: Tick) {
+        let waited = now.since(self.bound_at);
+        if let Some(exchange) = self.exchange_mut() {
+            exchange.account(waited, bytes);
+        }
+    }
+
+    /// ms by which it is behind what `limits.min_rate` asks.
+    pub(super) fn arrears(&self) -> u32 {
+        self.exchange().map_or(0, |exchange| exchange.arrears)
     }
 
     /// Bytes of the request's body.
@@ -269,6 +300,7 @@ impl Session {
             }
         }
         ctx.chunks.push(&mut self.stash, &bytes[at..]);
+        self.account(bytes.len(), ctx.now);
         self.bound_at = ctx.now;
         if !self.draft.is_empty() {
             self.flags.insert(Flags::PAUSED);

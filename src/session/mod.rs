@@ -144,6 +144,8 @@ bitflags! {
         const UNREAD = 1 << 19;
         /// The answer that is queued for the client ends with its connection.
         const ENDLESS = 1 << 20;
+        /// No other request follows the one at hand.
+        const LAST = 1 << 21;
     }
 }
 
@@ -166,9 +168,9 @@ struct Rare {
     /// The client's last words, for the server.
     farewell: Option<(u16, Box<str>)>,
     /// The latest Pong that the client is owed, while none can be put in.
-    client_pong: Option<ControlBytes>,
+    client_pong: Option<Box<ControlBytes>>,
     /// The latest Pong that the server is owed.
-    server_pong: Option<ControlPayload>,
+    server_pong: Option<Box<ControlPayload>>,
     /// The first unconfirmed message at the last loss, and how many losses it has cost.
     suspect: u64,
     losses: u8,
@@ -192,6 +194,9 @@ struct Rare {
     visit: Option<Box<visit::Visit>>,
     exchange: Option<Box<exchange::Exchange>>,
 }
+
+/// Each session whose client leaves has one, and all clients may leave at once.
+const _: () = assert!(size_of::<Rare>() <= 200);
 
 /// The number of an outstanding barrier, or none, in 4 bytes: two that look alike are 2^32 - 1
 /// messages apart, and the older one has confirmed nothing for as long.
@@ -565,6 +570,18 @@ impl Session {
         self.end_visit_here();
     }
 
+    /// Memory is short: the plain request at hand is the connection's last. A drain that comes
+    /// meanwhile is as patient with it as with any other.
+    pub fn end_with_answer(&mut self) {
+        self.flags.insert(Flags::LAST);
+    }
+
+    /// Whether the client may ask again behind the request at hand.
+    fn may_ask_again(&self) -> bool {
+        let last = self.flags.contains(Flags::LAST) && !planted!(LastForgotten);
+        !self.is_stopping() && !last
+    }
+
     /// A plain request that has begun is answered first, and is the connection's last. The second
     /// time there is no more patience.
     fn finishes_request(&self) -> bool {
@@ -607,9 +624,7 @@ impl Session {
         }
         ctx.chunks.clear(&mut self.draft);
         self.barrier = Awaited::NONE;
-        if self.attempt.take().is_some() && self.phase == Phase::Held {
-            ctx.tally.held -= 1;
-        }
+        self.give_up(ctx);
         self.flags.remove(Flags::UPSTREAM_SQUEEZED);
         self.flags.remove(Flags::WANTING);
         if self.flags.take(Flags::CALLING) {

@@ -237,6 +237,17 @@ impl Session {
         ctx.actions.push(Action::ReadClient);
     }
 
+    /// Nothing is searched for any more; a hold is over without a server.
+    pub(super) fn give_up(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(attempt) = self.attempt.take()
+            && self.phase == Phase::Held
+        {
+            ctx.tally.held -= 1;
+            let held_ms = attempt.lasted(ctx.now);
+            ctx.actions.push(Action::Tell(Life::GivenUp { held_ms }));
+        }
+    }
+
     /// Begins the search for the next server, at once or after the pause that is due.
     pub(super) fn search(&mut self, replayed: u32, ctx: &mut Ctx<'_>) {
         let mut attempt = Attempt::new(ctx.now);

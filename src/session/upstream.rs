@@ -73,7 +73,7 @@ impl Session {
     fn server_pong(&self) -> Option<&ControlPayload> {
         self.rare
             .as_ref()
-            .and_then(|rare| rare.server_pong.as_ref())
+            .and_then(|rare| rare.server_pong.as_deref())
     }
 
     /// Makes up what goes with the next write: Pong, then Ping, then Close, where the journal allows
@@ -235,7 +235,7 @@ impl Session {
             Heard::FlowEnd => self.end_exchange(ctx),
             Heard::Piece(piece) => self.on_piece(piece, bytes, at, ctx),
             Heard::Ping(payload) => {
-                self.rare().server_pong = Some(payload);
+                self.rare().server_pong = Some(Box::new(payload));
                 ctx.actions.push(Action::FlushUpstream);
             }
             Heard::Received(number) => self.on_received(number, ctx),
@@ -303,7 +303,8 @@ impl Session {
         }
         self.barrier = Awaited::NONE;
         self.upstream_pulse.answered(ctx.now);
-        if !self.flags.contains(Flags::PROCESSED) && ctx.settings.confirm != Confirm::Written {
+        // Also under `written`: what went out before it was, say.
+        if !self.flags.contains(Flags::PROCESSED) {
             let count = self.journal.confirm(number, ctx.chunks);
             self.count_confirmed(count, ctx);
             // Also after one that confirmed nothing, since it stood before the first message's end.
@@ -425,9 +426,11 @@ impl Session {
         *ctx.tally.failovers.entry(loss.name()).or_default() += 1;
         if self.flags.contains(Flags::STREAMING) && self.leg == Leg::Talking {
             self.settle_direct(ctx);
+            ctx.actions.push(NO_HOLD);
             return self.end(End::ServerCut, ctx);
         }
         if self.is_poisoned(loss, ctx) {
+            ctx.actions.push(NO_HOLD);
             return self.end(End::Poison, ctx);
         }
         if ctx.now.since(self.bound_at) >= HEALTHY_AFTER {
@@ -443,6 +446,7 @@ impl Session {
             self.journal.drop_unfinished(ctx.chunks);
             self.flags.remove(Flags::CUT);
             if self.journal.messages() == 0 {
+                ctx.actions.push(NO_HOLD);
                 return self.part(ctx);
             }
         }
@@ -544,6 +548,9 @@ impl Session {
 /// Above this many queued bytes the upstream is not read: one read of the scratch buffer may come on
 /// top.
 const DOWN_MARK: usize = 64 << 10;
+
+/// A server was lost, and no other is looked for.
+const NO_HOLD: Action = Action::Tell(Life::GivenUp { held_ms: 0 });
 
 /// With more than this unsent, control frames go before the backlog and not behind it.
 const BACKLOG_MAX: usize = 64 << 10;

@@ -80,7 +80,7 @@ impl Session {
             id: id.into(),
             verb,
             body,
-            keep: request.keeps_alive() && !self.is_stopping(),
+            keep: request.keeps_alive() && self.may_ask_again(),
             asked: false,
         })
     }
@@ -266,7 +266,7 @@ impl Session {
     }
 
     /// The body of a request did not come in time: a push has `limits.message_time` for all of it, an
-    /// upload `limits.handshake` for each part that we wait for.
+    /// upload `limits.handshake` for each part that we wait for, less its arrears.
     pub(super) fn look_at_visit(&mut self, ctx: &mut Ctx<'_>) {
         let late = self
             .request_ends_at(ctx)
@@ -288,7 +288,7 @@ impl Session {
             !self.is_asked()
         };
         let span = if self.is_exchanging() {
-            ctx.house.handshake
+            ctx.house.handshake.saturating_sub(self.arrears())
         } else {
             ctx.house.message_time
         };
@@ -298,7 +298,7 @@ impl Session {
 
 /// The address that our own proxies saw: the last entry that is none of them, or the first of all.
 /// `None`: it can't be read.
-fn named_client(headers: &Headers<'_>, ctx: &Ctx<'_>) -> Option<IpAddr> {
+pub(super) fn named_client(headers: &Headers<'_>, ctx: &Ctx<'_>) -> Option<IpAddr> {
     let mut named = None;
     let entries: Vec<&[u8]> = headers.members("x-forwarded-for").collect();
     for entry in entries.iter().rev() {

@@ -124,6 +124,8 @@ pub struct Asking {
     pub host: String,
     /// It wants a WebSocket.
     pub upgrade: bool,
+    /// Who sent it, where a trusted proxy says so and it matters.
+    pub client: Option<IpAddr>,
 }
 
 /// Something from the API for one client.
@@ -384,6 +386,8 @@ pub enum Life {
     Failed(Loss),
     /// The next server has it: after so long, with so many messages sent again.
     Resumed { held_ms: u32, replayed: u32 },
+    /// No server has it any more: it waited so long for the next one, or could not wait.
+    GivenUp { held_ms: u32 },
     /// The client was turned away with this HTTP status.
     Denied { status: u16 },
     /// It is over; so many messages were never confirmed.
@@ -509,6 +513,10 @@ pub struct House {
     pub message_time: u32,
     /// Pings a second and client, after a burst of twice as many.
     pub pings: u32,
+    /// Connections of one client address. 0: any number.
+    pub per_address: u32,
+    /// Bytes a second that a plain request's client must send of its body on average. 0: any.
+    pub min_rate: u32,
     /// If not empty: only these Origins may come in.
     pub origins: Vec<String>,
     /// Peers whose forwarding headers are believed.
@@ -547,6 +555,8 @@ impl Default for House {
             handshake: 10_000,
             message_time: 60_000,
             pings: 100,
+            per_address: 0,
+            min_rate: 500,
             origins: Vec::new(),
             trusted: Vec::new(),
             push_path: "/".to_string(),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::chores::QUEUE_PAUSE;
 use super::directory::Seat;
-use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
+use super::{Bits, Client, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
 use crate::fleet::balance::{NoChoice, Wish, fingerprint};
 use crate::fleet::{Balance, Pool, Spread};
 use crate::kit::{Chain, Key, Tick};
@@ -14,17 +14,24 @@ use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Push, Pushed, Session
 #[derive(Default)]
 pub(super) struct Shelf {
     idle: Vec<Vec<Rest>>,
-    /// Sessions whose call waits for a connection to become free.
-    waiting: VecDeque<(Key, u16)>,
-    /// How many of them, by pool.
+    /// Sessions whose call waits for a connection to become free, by pool.
+    waiting: Vec<Line>,
+    /// How many of them, also while their line is being served.
     waiting_in: Vec<u32>,
+    /// Clients that are not read because so many calls of their pool wait, in their order.
+    crowds: Vec<VecDeque<Key>>,
     /// A connection has become free since they were looked at.
     freed: bool,
     /// Servers that have failed since their last success: that one is told, the others need not be.
     soured: Vec<bool>,
     /// Connections on the shelf.
     count: usize,
+    /// Connections of this shard to each server, those that carry something included.
+    stands: Vec<u32>,
 }
+
+/// Who waits, and at which server.
+type Line = VecDeque<(Key, u16)>;
 
 struct Rest {
     upstream: Key,
@@ -34,9 +41,12 @@ struct Rest {
 impl Shelf {
     pub(super) fn new(servers: usize, pools: usize) -> Shelf {
         Shelf {
+            waiting: vec![Line::new(); pools],
             waiting_in: vec![0; pools],
+            crowds: vec![VecDeque::new(); pools],
             idle: (0..servers).map(|_| Vec::new()).collect(),
             soured: vec![false; servers],
+            stands: vec![0; servers],
             ..Shelf::default()
         }
     }
@@ -45,7 +55,15 @@ impl Shelf {
     pub(super) fn join(&mut self) {
         self.idle.push(Vec::new());
         self.soured.push(false);
+        self.stands.push(0);
         self.freed = true;
+    }
+
+    /// There are so many pools now.
+    pub(super) fn grow(&mut self, pools: usize) {
+        self.waiting.resize(pools, Line::new());
+        self.waiting_in.resize(pools, 0);
+        self.crowds.resize(pools, VecDeque::new());
     }
 
     /// How many servers it has room for.
@@ -56,17 +74,62 @@ impl Shelf {
 
     /// Whether somebody waits for what is there now.
     pub(super) fn is_wanted(&self) -> bool {
-        self.freed && !self.waiting.is_empty()
+        self.freed && self.has_waiting()
     }
 
-    /// Whether calls wait for a connection.
+    /// Whether calls wait for a connection, or clients for those.
     pub(super) fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.waiting_in.iter().any(|count| *count > 0)
+            || self.crowds.iter().any(|crowd| !crowd.is_empty())
+    }
+
+    /// Calls of one pool that wait.
+    pub(super) fn waits(&self, pool: u16) -> u32 {
+        self.waiting_in[usize::from(pool)]
+    }
+
+    /// Whether a client's message would wait behind very many, or behind clients who came before.
+    pub(super) fn is_crowded(&self, pool: u16, line_max: u32) -> bool {
+        self.waits(pool) >= line_max || !self.crowds[usize::from(pool)].is_empty()
+    }
+
+    /// The client stands behind all others who are not read.
+    pub(super) fn crowd(&mut self, pool: u16, key: Key) {
+        self.crowds[usize::from(pool)].push_back(key);
+    }
+
+    pub(super) fn next_of_crowd(&mut self, pool: u16) -> Option<Key> {
+        self.crowds[usize::from(pool)].pop_front()
     }
 
     /// A connection was closed, or came back.
     pub(super) fn free(&mut self) {
         self.freed = true;
+    }
+
+    /// A connection to this server has begun.
+    pub(super) fn begins(&mut self, server: u16) {
+        self.stands[usize::from(server)] += 1;
+    }
+
+    /// It is over.
+    pub(super) fn ends(&mut self, server: u16) {
+        self.stands[usize::from(server)] -= 1;
+        self.freed = true;
+    }
+
+    /// How many there are on this shard.
+    pub(super) fn stands(&self, server: u16) -> u32 {
+        self.stands
+            .get(usize::from(server))
+            .map_or(0, |count| *count)
+    }
+
+    /// For how long the one that rests longest has done so, in ms; 0 if none rests.
+    pub(super) fn rests_since(&self, server: u16, now: Tick) -> u32 {
+        let idle = self.idle.get(usize::from(server));
+        let oldest = idle.and_then(|idle| idle.first());
+        oldest.map_or(0, |rest| now.since(rest.since))
     }
 
     /// Whether a success is news.
@@ -159,8 +222,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if !place.shared.try_wait(queue) {
             return self.call(key, Event::NoServer(Nobody::Busy));
         }
-        self.shelf.waiting_in[usize::from(place.pool)] += 1;
-        self.shelf.waiting.push_back((key, server));
+        let pool = usize::from(place.pool);
+        self.shelf.waiting_in[pool] += 1;
+        self.shelf.waiting[pool].push_back((key, server));
         if let Some(client) = self.clients.get_mut(key) {
             client.bits.insert(Bits::WAITING);
         }
@@ -170,7 +234,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// What must always hold of the line; run in tests.
     pub(super) fn check_line(&self) {
         let mut places = vec![0; self.fleet.pools.len()];
-        for (key, server) in &self.shelf.waiting {
+        for (key, server) in self.shelf.waiting.iter().flatten() {
             places[usize::from(self.fleet.servers[usize::from(*server)].pool)] += 1;
             if let Some(client) = self.clients.get(*key) {
                 assert!(client.bits.contains(Bits::WAITING), "in the line unknown");
@@ -180,9 +244,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let here = self.clients.iter();
         let marked = here.filter(|(_, client)| client.bits.contains(Bits::WAITING));
         let lined = |key: &Key| self.clients.get(*key).is_some();
-        let keys = self.shelf.waiting.iter().map(|(key, _)| key);
+        let keys = self.shelf.waiting.iter().flatten().map(|(key, _)| key);
         assert_eq!(marked.count(), keys.filter(|key| lined(key)).count());
         assert!(self.permits.is_settled(), "a permit is kept for nobody");
+        for key in self.shelf.crowds.iter().flatten() {
+            assert!(
+                self.shelf.has_waiting() && self.chores.is_armed(),
+                "{key:?} is forgotten"
+            );
+        }
     }
 
     /// What a request's body has brought goes to its server.
@@ -204,19 +274,20 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let body_max = self.core.house.message_max;
         let place = &self.fleet.servers[usize::from(server)];
         place.take_trial(now);
-        let source = self
-            .chores
-            .next_source(&self.fleet.pools[usize::from(pool)].sources);
         let token = Token::upstream(self.upstreams.next_key());
-        let dialled = self.io.dial(place.address, source, token);
+        let dialled = self.dial_from_any(server, token);
         if !matches!(dialled, Dialled::Socket(_)) {
-            place.shared.disconnected();
+            self.fleet.servers[usize::from(server)]
+                .shared
+                .disconnected();
         }
         self.call(key, Event::Dialling { server });
         let socket = match dialled {
             Dialled::Socket(socket) => socket,
             Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
-            Dialled::Exhausted => return self.call(key, Event::UpstreamLost(Loss::Exhausted)),
+            Dialled::NoPort | Dialled::Exhausted => {
+                return self.call(key, Event::UpstreamLost(Loss::Exhausted));
+            }
         };
         let streams = self.fleet.pools[usize::from(pool)].kind == crate::fleet::Kind::Http;
         let Some(dialect) = D::for_calls(head_max, body_max, streams) else {
@@ -236,6 +307,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             spill: Chain::new(),
         });
         debug_assert_eq!(token.kind(), Some(Kind::Upstream(inserted)));
+        self.shelf.begins(server);
         self.put_call(key, inserted);
     }
 
@@ -336,7 +408,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 .disconnected();
         }
         self.io.close(slot.socket);
-        self.shelf.free();
+        self.shelf.ends(slot.server);
     }
 
     /// Connections that rest and have something to say go before anything else is done in a turn: a
@@ -363,38 +435,76 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// somebody who comes in between could take them; who has gone, or given up, has none.
     pub(super) fn serve_waiting(&mut self) {
         self.shelf.freed = false;
-        let mut line = std::mem::take(&mut self.shelf.waiting);
-        let mut rest = VecDeque::new();
-        let mut stuck = vec![false; self.fleet.pools.len()];
-        for (key, server) in line.drain(..) {
-            let pool = usize::from(self.fleet.servers[usize::from(server)].pool);
+        for pool in 0..self.shelf.waiting.len() {
+            if self.shelf.waiting_in[pool] > 0 {
+                self.serve_line(pool);
+            }
+            self.read_crowd(pool as u16);
+        }
+        self.return_permits();
+        if self.shelf.has_waiting() {
+            self.want_chores(QUEUE_PAUSE);
+        }
+    }
+
+    /// From its front, as far as there are connections: a long line is not walked.
+    fn serve_line(&mut self, pool: usize) {
+        let mut line = std::mem::take(&mut self.shelf.waiting[pool]);
+        while let Some((key, server)) = line.pop_front() {
             let client = self.clients.get_mut(key);
             let wants = client.is_some_and(|client| {
                 client.bits.remove(Bits::WAITING);
                 client.session.wants_call()
             });
-            if wants && (stuck[pool] || self.find_connection(key, false).is_some()) {
-                // Still none: nor is there one for those behind it.
-                let lost = planted!(WaitingLost) && !stuck[pool];
-                stuck[pool] = true;
-                if !lost {
-                    if let Some(client) = self.clients.get_mut(key) {
-                        client.bits.insert(Bits::WAITING);
-                    }
-                    rest.push_back((key, server));
-                    continue;
+            let none = wants && self.find_connection(key, false).is_some();
+            if none && !planted!(WaitingLost) {
+                // Nor is there one for those behind it.
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.bits.insert(Bits::WAITING);
                 }
+                line.push_front((key, server));
+                break;
             }
-            self.fleet.servers[usize::from(server)].shared.waited();
-            self.shelf.waiting_in[pool] -= 1;
-            self.perform(key);
+            self.leave_line(key, server);
         }
-        rest.append(&mut self.shelf.waiting);
-        self.shelf.waiting = rest;
-        self.return_permits();
-        if !self.shelf.waiting.is_empty() {
-            self.want_chores(QUEUE_PAUSE);
+        line.append(&mut self.shelf.waiting[pool]);
+        self.shelf.waiting[pool] = line;
+    }
+
+    /// Where places are few, those who do not want theirs any more are not waited for.
+    pub(super) fn weed_lines(&mut self) {
+        for pool in 0..self.shelf.waiting.len() {
+            let bounded = self.fleet.pools[pool].connections.queue < u32::MAX;
+            if bounded && (1..=WEED_MAX).contains(&self.shelf.waiting[pool].len()) {
+                self.weed(pool);
+            }
         }
+    }
+
+    fn weed(&mut self, pool: usize) {
+        let wants = |client: &Client<I::Socket>| client.session.wants_call();
+        let stays = |key: Key| self.clients.get(key).is_some_and(wants);
+        let mut gone = Vec::new();
+        self.shelf.waiting[pool].retain(|(key, server)| {
+            let stays = stays(*key);
+            if !stays {
+                gone.push((*key, *server));
+            }
+            stays
+        });
+        for (key, server) in gone {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.bits.remove(Bits::WAITING);
+            }
+            self.leave_line(key, server);
+        }
+    }
+
+    fn leave_line(&mut self, key: Key, server: u16) {
+        let place = &self.fleet.servers[usize::from(server)];
+        place.shared.waited();
+        self.shelf.waiting_in[usize::from(place.pool)] -= 1;
+        self.perform(key);
     }
 
     /// Closes what has rested for too long, but for the few that are to stay.
@@ -529,6 +639,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 }
+
+/// Lines up to this long are looked through for those who have gone, where `connections.queue`
+/// counts them.
+const WEED_MAX: usize = 256;
 
 /// What tells this client from others, where its pool wants to know.
 pub(super) fn hash_of(pool: &Pool, session: &Session) -> u64 {

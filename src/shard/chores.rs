@@ -1,11 +1,11 @@
 //! What is done now and then, and for whom nobody waits: queues, sweeps, mail, the drain.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use log::info;
 
-use super::{Answer, Bits, CLIENT_ROOM, Filter, Io, Mail, SessionRow, Shard, Snapshot, State};
+use super::{Answer, Bits, CLIENT_ROOM, Io, Mail, Shard, State};
 use crate::kit::{Key, Tick, Timer};
 use crate::session::{Dialect, End, Event, Loss, Mover, Phase};
 
@@ -25,7 +25,6 @@ pub(super) struct Chores {
     sweeps: Vec<Sweep>,
     listeners: Vec<u32>,
     drain: Option<Drain>,
-    source: usize,
     /// Messages counted at the end of the last turn.
     pub relayed: u64,
 }
@@ -61,7 +60,6 @@ impl Default for Chores {
             sweeps: Vec::new(),
             listeners: Vec::new(),
             drain: None,
-            source: 0,
             relayed: 0,
         }
     }
@@ -76,12 +74,6 @@ impl Chores {
         if !self.listeners.contains(&listener) {
             self.listeners.push(listener);
         }
-    }
-
-    /// The local address to dial from, in turn.
-    pub(super) fn next_source(&mut self, sources: &[IpAddr]) -> Option<IpAddr> {
-        self.source = self.source.wrapping_add(1);
-        sources.get(self.source % sources.len().max(1)).copied()
     }
 }
 
@@ -109,6 +101,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.serve_queue();
         self.probe();
         self.tidy_shelf();
+        self.weed_lines();
         self.serve_waiting();
         self.relieve();
         self.sweep();
@@ -137,7 +130,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Verdict { server, verdict } => self.judge(server, verdict),
             Mail::Breaker { server, since } => {
                 if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
-                    place.set_tripped(since);
+                    // What was said before it was given up altogether may come after.
+                    place.set_tripped(since.filter(|_| place.breaker.can_open()));
                 }
             }
             Mail::Reserve { id, seat, replace } => {
@@ -163,29 +157,21 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 healthy,
                 share,
             } => self.set_health(server, healthy, share),
+            Mail::Rules(rules) => self.follow(&rules),
             Mail::Join { server, place } => self.join(server, *place),
             Mail::State { server, state } => self.set_state(server, state),
-            Mail::Weight { server, weight } => {
-                if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
-                    place.weight = weight;
-                }
-            }
-            Mail::Reset { server } => {
-                if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
-                    place.breaker.on_success();
-                    place.set_tripped(None);
-                }
-            }
+            Mail::Weight { server, weight } => self.set_weight(server, weight),
+            Mail::Reset { server } => self.reset_breaker(server),
             Mail::FailOver { server } => self.begin_sweep(server, Mover::Failover),
-            Mail::MoveSession { ticket, id } => {
-                let event = |_: &mut Self| Event::Move(Mover::Failover);
-                self.tell_one(ticket, id, event);
+            Mail::MoveSession { ticket, id, from } => {
+                self.tell_one(ticket, id, from, Event::Move(Mover::Failover));
             }
-            Mail::AbortSession { ticket, id } => {
-                self.tell_one(ticket, id, |_| Event::Stop(End::Aborted));
+            Mail::AbortSession { ticket, id, from } => {
+                self.tell_one(ticket, id, from, Event::Stop(End::Aborted));
             }
             Mail::Accepting(accepting) => self.chores.accepting = accepting,
             Mail::Count { ticket } => {
+                self.look_at_memory();
                 let snapshot = Box::new(self.snapshot());
                 self.io.answer(ticket, Answer::Snapshot(snapshot));
             }
@@ -194,34 +180,38 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.io.answer(ticket, Answer::Sessions { rows, next });
             }
             Mail::Drain { ms } => self.begin_drain(ms),
-            Mail::Stop => self.stop(),
+            Mail::Stop => {
+                self.chores.drain = None;
+                self.stop();
+            }
         }
     }
 
-    /// Nothing rests, nothing is asked, no more turns.
+    /// Nothing rests, nothing is asked, no more sessions.
     fn stop(&mut self) {
+        if self.state == State::Stopped {
+            return;
+        }
         self.clear_shelf();
         self.stop_probes();
         self.state = State::Stopped;
+        self.busy.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether this shard's turns are over: it has stopped, and so have the others, or the time of
+    /// their drain is up.
+    pub(super) fn is_over(&self) -> bool {
+        let lingers = self.chores.drain.as_ref().is_some_and(|drain| {
+            let left = self.core.now.since(drain.since) < drain.ms;
+            left && self.busy.load(Relaxed) > 0
+        });
+        self.state == State::Stopped && !lingers
     }
 
     fn post_answer(&mut self, answer: Option<(u16, Mail)>) {
         if let Some((shard, mail)) = answer {
             self.post(usize::from(shard), mail);
         }
-    }
-
-    fn tell_one(&mut self, ticket: u64, id: u128, event: impl Fn(&mut Self) -> Event<'static>) {
-        let key = self
-            .clients
-            .iter()
-            .find(|(_, client)| client.session.id() == id);
-        let key = key.map(|(key, _)| key);
-        if let Some(key) = key {
-            let event = event(self);
-            self.tell(key, event);
-        }
-        self.io.answer(ticket, Answer::Done(key.is_some()));
     }
 
     /// Nobody is moved from this server any more by a drain.
@@ -405,6 +395,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(drain) = &self.chores.drain else {
             return;
         };
+        if self.state == State::Stopped {
+            return self.want_chores(DRAIN_PAUSE);
+        }
         // The last ones need time for their Close, before the deadline.
         let window = drain.ms - (drain.ms / 4).min(DRAIN_MARGIN);
         let elapsed = now.since(drain.since);
@@ -412,6 +405,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let wanted = u64::from(drain.total) * u64::from(elapsed) / u64::from(window.max(1));
         if elapsed >= drain.ms || self.clients.len() == self.lists.graves.len() {
             self.stop();
+            self.want_chores(DRAIN_PAUSE);
             return self.stop_all();
         }
         if late && let Some(drain) = &mut self.chores.drain {
@@ -459,78 +453,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.perform(key);
         }
     }
-
-    fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            shard: self.index,
-            stats: self.core.stats.clone(),
-            clients: self.clients.len(),
-            upstreams: self.upstreams.len(),
-            timers: self.wheel.len(),
-            buffer_bytes: self.core.chunks.used_bytes(),
-            kept_bytes: self.core.stats.kept_bytes,
-            tripped: self
-                .fleet
-                .servers
-                .iter()
-                // Nobody can take the trial of an unhealthy one: its breaker stays open.
-                .map(|server| {
-                    server.tripped.is_some() && !(server.healthy && server.is_closed(self.core.now))
-                })
-                .collect(),
-            healthy: self
-                .fleet
-                .servers
-                .iter()
-                .map(|server| server.healthy)
-                .collect(),
-        }
-    }
-
-    fn list(&self, filter: &Filter) -> (Vec<SessionRow>, Option<u32>) {
-        let mut rows = Vec::new();
-        let mut from = filter.from;
-        for _ in 0..LIST_MAX {
-            let Some((key, client)) = self.clients.next_from(from) else {
-                return (rows, None);
-            };
-            from = key.index + 1;
-            let session = &client.session;
-            let wanted = session.pool().is_some()
-                && filter
-                    .server
-                    .is_none_or(|server| session.server() == Some(server))
-                && filter
-                    .state
-                    .as_ref()
-                    .is_none_or(|state| session.phase().name() == state)
-                && filter.id.is_none_or(|id| session.id() == id);
-            if wanted {
-                rows.push(self.row(session));
-            }
-            if rows.len() >= filter.limit {
-                break;
-            }
-        }
-        (rows, Some(from))
-    }
-
-    fn row(&self, session: &crate::session::Session) -> SessionRow {
-        SessionRow {
-            id: session.id(),
-            client: session.peer(),
-            path: super::dispatch::path_of(session),
-            pool: session.pool(),
-            // Calls go here and there: a bridged session has no server of its own.
-            server: session.server().filter(|_| !session.is_bridged()),
-            phase: session.phase(),
-            age: self.core.now.since(session.opened()),
-            failovers: session.failovers(),
-            messages_up: session.messages_up(),
-            messages_down: session.messages_down(),
-            journal_bytes: session.journal_bytes() as u64,
-        }
-    }
 }
 
 /// How often sessions that wait for their turn are looked at, in ms.
@@ -550,6 +472,3 @@ const SWEEP_PAUSE: u32 = 1_000;
 /// How often a drain goes on, and the end of its time that is kept for the last Closes, in ms.
 const DRAIN_PAUSE: u32 = 10;
 const DRAIN_MARGIN: u32 = 1_000;
-
-/// Slots looked at for one page of a list: at some 20 ns each, far below a turn that anybody notices.
-const LIST_MAX: usize = 20_000;

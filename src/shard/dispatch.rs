@@ -6,9 +6,11 @@ use log::{debug, info, warn};
 
 use super::calls::hash_of;
 use super::chores::QUEUE_PAUSE;
+use super::news::{News, SessionNews};
 use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
+use crate::fleet::Fleet;
 use crate::fleet::balance::{NoChoice, Wish};
-use crate::kit::{Chain, Key, Timer};
+use crate::kit::{Chain, Key, Pressure, Timer};
 use crate::session::{
     Action, Asking, Dial, Dialect, End, Event, Life, Loss, Nobody, Phase, Verdict,
 };
@@ -87,21 +89,31 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 status: 503,
                 reason: "no new clients are taken now",
             },
-            Some(pool) => {
-                if let Some(client) = self.clients.get_mut(key) {
-                    client.session.join(pool);
-                    if self.state == State::Draining {
-                        client.session.answer_last();
-                    }
+            Some(pool) => match self.let_in(key, asking) {
+                Ok(()) => {
+                    self.join_pool(key, pool);
+                    Event::Routed
                 }
-                Event::Routed
-            }
+                Err(refusal) => refusal.event(),
+            },
             None => Event::Denied {
                 status: 404,
                 reason: "no route",
             },
         };
         self.call(key, event);
+    }
+
+    fn join_pool(&mut self, key: Key, pool: u16) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.session.join(pool);
+        if self.state == State::Draining {
+            client.session.answer_last();
+        } else if self.core.stats.pressure >= Pressure::High {
+            client.session.end_with_answer();
+        }
     }
 
     /// Whether such a request is served now. A drain still answers what is no session; a pause of
@@ -160,16 +172,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let now = self.core.now;
         self.fleet.servers[usize::from(server)].take_trial(now);
         self.call(key, Event::Dialling { server });
-        let place = &self.fleet.servers[usize::from(server)];
-        let source = self
-            .chores
-            .next_source(&self.fleet.pools[usize::from(pool)].sources);
         let token = Token::upstream(self.upstreams.next_key());
-        let socket = match self.io.dial(place.address, source, token) {
+        let socket = match self.dial_from_any(server, token) {
             Dialled::Socket(socket) => socket,
             Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
-            Dialled::Exhausted => return self.call(key, Event::UpstreamLost(Loss::Exhausted)),
+            Dialled::NoPort | Dialled::Exhausted => {
+                return self.call(key, Event::UpstreamLost(Loss::Exhausted));
+            }
         };
+        let place = &self.fleet.servers[usize::from(server)];
         let Some(client) = self.clients.get_mut(key) else {
             return self.io.close(socket);
         };
@@ -218,6 +229,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let inserted = self.upstreams.insert(upstream);
         debug_assert_eq!(token.kind(), Some(Kind::Upstream(inserted)));
         client.upstream = inserted;
+        self.shelf.begins(server);
     }
 
     /// Lets go of the upstream, with a Close if there is a place for one.
@@ -249,7 +261,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if upstream.bits.contains(Bits::JOINED) {
             self.core.stats.servers[server].sessions -= 1;
         }
-        self.shelf.free();
+        self.shelf.ends(upstream.server);
         if planted!(OldUpstreamKept) {
             return;
         }
@@ -273,6 +285,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
+        let upstream = client.upstream;
         if let Some(socket) = client.socket.take() {
             if cut {
                 self.io.reset(socket);
@@ -280,12 +293,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.io.close(socket);
             }
             self.core.stats.closed += 1;
-            if !planted!(BudgetKept) {
-                self.connections.give_back(1);
-            }
+            let (held, address) = (client.bits, client.session.peer().ip());
+            self.leave_place(key, held, address);
         }
         // What was queued for it is gone: its server, not read for that, is read again.
-        let upstream = client.upstream;
         if let Some(slot) = self.upstreams.get_mut(upstream)
             && slot.bits.contains(Bits::STALLED)
         {
@@ -365,6 +376,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 Some(_) => warn!(server = place.id.as_str(); "breaker opened"),
                 None => info!(server = place.id.as_str(); "breaker closed"),
             }
+            let open = since.is_some();
+            self.teller.tell(News::Breaker { server, open });
         }
         place.set_tripped(since);
         for shard in (0..self.shards).filter(|shard| *shard != self.index) {
@@ -380,12 +393,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let session = &client.session;
         let id = format!("{:032x}", session.id());
         let peer = session.peer().to_string();
-        let pool = session
-            .pool()
-            .map_or("-", |pool| &self.fleet.pools[usize::from(pool)].name);
-        let server = session
-            .server()
-            .map_or("-", |server| &self.fleet.servers[usize::from(server)].id);
+        let [pool, server] = places(&self.fleet, session);
         match life {
             Life::Opened => {
                 self.core.stats.kept_bytes += session.kept_bytes() as u64;
@@ -396,18 +404,25 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Life::Lost(loss) => {
                 let (reason, journal) = (loss.name(), session.journal_bytes());
                 info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, reason, journal; "server lost");
+                let news = News::Held(news_of(session, reason));
+                self.teller.tell_of_session(self.core.now, news);
             }
             Life::Failed(loss) => {
                 let reason = loss.name();
-                debug!(target: "session", session = id.as_str(), pool, server, reason; "attempt failed");
+                debug!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, reason; "attempt failed");
             }
             Life::Resumed { held_ms, replayed } => {
-                self.core
-                    .stats
-                    .hold
-                    .saturating_record(u64::from(held_ms.max(1)));
+                self.core.stats.hold.saturating_record(u64::from(held_ms));
                 info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, held_ms, replayed; "resumed");
+                let news = News::Resumed {
+                    session: news_of(session, ""),
+                    held_ms,
+                    replayed,
+                };
+                self.teller.tell_of_session(self.core.now, news);
             }
+            // What became of the session is in the line of its end.
+            Life::GivenUp { held_ms } => self.core.stats.hold.saturating_record(u64::from(held_ms)),
             Life::Denied { status } => {
                 *self.core.stats.denied.entry(status).or_default() += 1;
                 debug!(target: "session", client = peer.as_str(), pool, status; "denied");
@@ -418,7 +433,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
-    fn log_end(&self, key: Key, id: &str, peer: &str, end: End, unconfirmed: u32) {
+    fn log_end(&mut self, key: Key, id: &str, peer: &str, end: End, unconfirmed: u32) {
         let Some(client) = self.clients.get(key) else {
             return;
         };
@@ -426,15 +441,43 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if session.pool().is_none() {
             return debug!(target: "session", client = peer; "left without asking");
         }
+        let [pool, server] = places(&self.fleet, session);
         let (reason, said) = (end.name(), end.says());
         let (up, down) = (session.messages_up(), session.messages_down());
         let failovers = session.failovers();
         let ms = self.core.now.since(session.opened());
         if unconfirmed > 0 {
-            warn!(target: "session", session = id, client = peer, reason, said, ms, up, down, failovers, unconfirmed; "ended");
+            warn!(target: "session", session = id, client = peer, pool, server, reason, said, ms, up, down, failovers, unconfirmed; "ended");
         } else {
-            info!(target: "session", session = id, client = peer, reason, said, ms, up, down, failovers, unconfirmed; "ended");
+            info!(target: "session", session = id, client = peer, pool, server, reason, said, ms, up, down, failovers, unconfirmed; "ended");
         }
+        if unconfirmed > 0 || matches!(end, End::Hold | End::Refused | End::Poison | End::Memory) {
+            let news = News::Ended {
+                session: news_of(session, reason),
+                unconfirmed,
+            };
+            self.teller.tell_of_session(self.core.now, news);
+        }
+    }
+}
+
+/// What a session's pool and its last server are called.
+fn places<'a>(fleet: &'a Fleet, session: &crate::session::Session) -> [&'a str; 2] {
+    let pool = |pool| fleet.pools[usize::from(pool)].name.as_str();
+    let server = |server| fleet.servers[usize::from(server)].id.as_str();
+    [
+        session.pool().map_or("-", pool),
+        session.server().map_or("-", server),
+    ]
+}
+
+fn news_of(session: &crate::session::Session, reason: &'static str) -> SessionNews {
+    SessionNews {
+        id: session.id(),
+        client: session.peer(),
+        pool: session.pool(),
+        server: session.server(),
+        reason,
     }
 }
 

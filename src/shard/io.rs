@@ -40,7 +40,8 @@ pub trait Io {
     fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token)
     -> Dialled<Self::Socket>;
 
-    /// Whether a dialled socket stands, once it has become writable.
+    /// Whether a socket stands that became writable and [`ended`](Ready::ended) at once: a server that
+    /// has closed already, or a dial that failed.
     fn is_connected(&mut self, socket: &mut Self::Socket) -> bool;
 
     /// Reads what is there.
@@ -66,7 +67,8 @@ pub struct Ready {
     pub token: Token,
     pub readable: bool,
     pub writable: bool,
-    /// The other side has ended its stream, or the connection broke: a short read is not the last.
+    /// The other side has ended its stream, the connection broke, or its dial failed: a short read is
+    /// not the last.
     pub ended: bool,
 }
 
@@ -116,6 +118,8 @@ pub enum Dialled<S> {
     Socket(S),
     /// The address refused at once.
     Refused,
-    /// No local port or descriptor was left.
+    /// The local address has no port left towards that server, or is none of this host's.
+    NoPort,
+    /// No descriptor or memory was left.
     Exhausted,
 }

@@ -1,6 +1,9 @@
 //! What shards tell each other, and what the operator asks of them.
 
+use std::sync::Arc;
+
 use super::directory::Seat;
+use super::rules::Rules;
 use super::stats::{SessionRow, Snapshot};
 use crate::fleet::{Server, ServerState};
 use crate::kit::{Key, Tick};
@@ -74,6 +77,8 @@ pub enum Mail {
         healthy: bool,
         share: u32,
     },
+    /// Other settings, limits, pools or routes. New pools come before their servers.
+    Rules(Arc<Rules>),
     /// A server has come, and has this number on all shards. It comes to its home last: what that
     /// tells the others of the server finds them in the know.
     Join {
@@ -97,15 +102,18 @@ pub enum Mail {
     FailOver {
         server: u16,
     },
-    /// Move one session; answered with `Answer::Done`.
+    /// Move one session, looked for from this slot on; answered with `Answer::Done` or
+    /// `Answer::Further`.
     MoveSession {
         ticket: u64,
         id: u128,
+        from: u32,
     },
-    /// End one session; answered with `Answer::Done`.
+    /// End one session; the same.
     AbortSession {
         ticket: u64,
         id: u128,
+        from: u32,
     },
     /// Take new clients, or turn them away with 503.
     Accepting(bool),
@@ -133,6 +141,8 @@ pub struct Filter {
     /// A phase's name.
     pub state: Option<String>,
     pub id: Option<u128>,
+    /// Part of its id, of its client's address or of its path.
+    pub text: Option<String>,
     /// From this slot on.
     pub from: u32,
     /// At most so many.
@@ -144,6 +154,8 @@ pub struct Filter {
 pub enum Answer {
     /// Whether there was such a session.
     Done(bool),
+    /// It is not among the slots that were looked at, but may be from this one on.
+    Further(u32),
     Snapshot(Box<Snapshot>),
     /// A page, and the slot to go on from if there may be more.
     Sessions {

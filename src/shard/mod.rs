@@ -8,6 +8,7 @@
 //! **Invariant:** nothing is shared but what is leased in steps; no lock, no allocation and no clock
 //! is touched per relayed message.
 
+mod admission;
 mod calls;
 mod chores;
 pub mod directory;
@@ -15,24 +16,31 @@ mod dispatch;
 mod flush;
 pub mod io;
 pub mod mail;
+pub mod news;
 pub mod pair;
 mod permits;
 mod probe;
+mod questions;
 mod read;
 mod roster;
+pub mod rules;
+mod sources;
 pub mod stats;
 pub mod token;
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 pub use self::io::{Accept, Dialled, Got, Io, Now, Put, Ready};
 pub use self::mail::{Answer, Filter, Mail};
 pub use self::pair::{Bits, Client, Upstream};
+pub use self::rules::Rules;
 pub use self::stats::{SessionRow, Snapshot, Stats};
 pub use self::token::{Kind, Token};
 use crate::fleet::Fleet;
-use crate::kit::{Budget, Chunks, Key, Prng, Slots, Tick, Timer, Wheel};
+use crate::kit::{Budget, Chunks, Key, Prng, Quota, Slots, Tick, Timer, Wheel};
 use crate::session::{
     Action, Ctx, Dialect, End, Event, House, Loss, Parcel, Phase, Session, Settings,
 };
@@ -43,6 +51,8 @@ pub struct Shard<I: Io, D: Dialect> {
     pub io: I,
     index: usize,
     shards: usize,
+    line_max: u32,
+    ended_max: usize,
     listeners: u32,
     clients: Slots<Client<I::Socket>>,
     upstreams: Slots<Upstream<I::Socket, D>>,
@@ -57,10 +67,14 @@ pub struct Shard<I: Io, D: Dialect> {
     directory: directory::Directory,
     /// Mail to itself.
     notes: Vec<Mail>,
+    teller: news::Teller,
     /// Of the servers whose home this is.
     probes: Vec<probe::Probe>,
     read_vitals: fn(&[u8]) -> Option<crate::fleet::Vitals>,
     connections: Arc<Budget>,
+    door: admission::Door,
+    sources: sources::Sources,
+    busy: Arc<AtomicUsize>,
     ready: Vec<Ready>,
     mails: Vec<Mail>,
     due: Vec<Owner>,
@@ -90,6 +104,8 @@ struct Lists {
     read_upstreams: Vec<Key>,
     flush_clients: Vec<Key>,
     flush_upstreams: Vec<Key>,
+    /// Connections that ended, in order.
+    ended: VecDeque<Kind>,
     graves: Vec<Key>,
     /// Listeners that may hold more than one turn accepts.
     accept: Vec<u32>,
@@ -106,6 +122,8 @@ enum State {
     Running,
     /// Listeners are closed; sessions are being closed one by one.
     Draining,
+    /// Nothing is left to do here. After a drain the others may still have a word to say to this
+    /// shard: ids whose home it is, permits that were on their way.
     Stopped,
 }
 
@@ -124,12 +142,20 @@ pub struct Plan {
     pub memory_step: usize,
     /// `limits.connections`; shared by all shards.
     pub connections: Arc<Budget>,
+    /// Connections of each client address; shared by all shards.
+    pub quota: Arc<Quota>,
+    /// Shards that have not stopped; shared by all, and all of them at the start.
+    pub busy: Arc<AtomicUsize>,
     /// What ClientIds are hashed with; the same for all shards.
     pub secret: (u64, u64),
     /// Reads the JSON of a health answer, which is nothing that a shard knows.
     pub read_vitals: fn(&[u8]) -> Option<crate::fleet::Vitals>,
     /// Slots to reserve.
     pub capacity: usize,
+    /// Calls of one pool that may wait before its clients are read no more; at least 1.
+    pub line_max: u32,
+    /// Connections that ended and are read to their end in one turn.
+    pub ended_max: usize,
     pub rng: Prng,
 }
 
@@ -158,6 +184,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             io,
             index: plan.index,
             shards: plan.shards,
+            line_max: plan.line_max,
+            ended_max: plan.ended_max,
             listeners: plan.listeners,
             clients: Slots::with_capacity(plan.capacity),
             upstreams: Slots::with_capacity(plan.capacity),
@@ -174,9 +202,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             permits: permits::Permits::default(),
             directory: directory::Directory::new(plan.secret),
             notes: Vec::new(),
+            teller: news::Teller::default(),
             probes: Vec::new(),
             read_vitals: plan.read_vitals,
             connections: plan.connections,
+            door: admission::Door::new(plan.quota),
+            sources: sources::Sources::default(),
+            busy: plan.busy,
             ready: Vec::new(),
             mails: Vec::new(),
             due: Vec::new(),
@@ -204,7 +236,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.flush();
         self.bury();
         self.publish(began);
-        self.state != State::Stopped
+        !self.is_over()
     }
 
     /// How many clients have a slot.
@@ -303,6 +335,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             && lists.flush_clients.is_empty()
             && lists.flush_upstreams.is_empty()
             && lists.accept.is_empty()
+            && lists.ended.is_empty()
             && self.notes.is_empty()
             && !self.shelf.is_wanted());
         if busy {
@@ -333,6 +366,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
         }
         self.read_again();
+        self.read_ended();
     }
 
     fn fire_timers(&mut self) {
@@ -348,6 +382,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 continue;
             };
             client.timer = Timer::NONE;
+            self.read_before_due(owner);
             self.tell(owner, Event::Due);
         }
         self.due = due;
@@ -381,36 +416,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
         }
         true
-    }
-
-    fn admit(&mut self, mut socket: I::Socket, peer: std::net::SocketAddr) {
-        if self.connections.lease(1) == 0 {
-            *self.core.stats.denied.entry(503).or_default() += 1;
-            return self.io.close(socket);
-        }
-        let key = self.clients.next_key();
-        if !self.io.watch(&mut socket, Token::client(key)) {
-            self.connections.give_back(1);
-            self.core.stats.accepts_failed += 1;
-            return self.io.close(socket);
-        }
-        let session = Session::new(self.core.rng.next_u128(), peer, self.core.now);
-        let upstream = Key::NONE;
-        let client = Client {
-            session,
-            socket: Some(socket),
-            upstream,
-            timer: Timer::NONE,
-            bits: Bits::WRITABLE,
-        };
-        let inserted = self.clients.insert(client);
-        debug_assert_eq!(inserted, key);
-        self.core.stats.opened += 1;
-        if let Some(client) = self.clients.get_mut(key) {
-            self.core
-                .with(&mut client.session, &[], |session, ctx| session.begin(ctx));
-        }
-        self.perform(key);
     }
 
     fn bury(&mut self) {

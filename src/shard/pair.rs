@@ -51,5 +51,11 @@ bitflags! {
         const JOINED = 1 << 7;
         /// Its session stands in the line of calls.
         const WAITING = 1 << 8;
+        /// It has one of all clients' places, for clients,
+        const PLACED = 1 << 9;
+        /// and one of its address's.
+        const COUNTED = 1 << 10;
+        /// A client that is not read while so many calls wait.
+        const CROWDED = 1 << 11;
     }
 }

@@ -30,9 +30,14 @@ struct Debt {
 }
 
 impl<I: Io, D: Dialect> Shard<I, D> {
-    /// All connections to this server are taken: the other shards are asked for one.
+    /// All connections to this server are taken: the other shards are asked for one, if one of them
+    /// may have one to give.
     pub(super) fn ask_for_permit(&mut self, server: u16) {
         let now = self.core.now;
+        let entitled = self.shelf.stands(server) < self.even_share(server).max(1);
+        if !entitled && !self.fleet.servers[usize::from(server)].shared.has_resting() {
+            return;
+        }
         let asked = &mut self.permits.asked;
         asked.retain(|(_, at)| now.since(*at) < ASK_PAUSE);
         if asked.iter().any(|(one, _)| *one == server) {
@@ -47,7 +52,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Another shard needs a connection: one that rests here, or the next one that would.
     pub(super) fn on_permit_wanted(&mut self, server: u16, from: u16) {
-        if let Some(upstream) = self.take_idle(server) {
+        let spare = self.has_spare(server) || self.shelf.rests_since(server, self.core.now) >= REST;
+        if spare && let Some(upstream) = self.take_idle(server) {
             return self.hand_over(upstream, from);
         }
         let known = |debt: &Debt| (debt.server, debt.shard) == (server, from);
@@ -65,13 +71,31 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// shard want it as well, and each move costs a new connection.
     pub(super) fn creditor(&mut self, server: u16, waits: bool) -> Option<u16> {
         let now = self.core.now;
+        let spare = self.has_spare(server);
         let owed = &mut self.permits.owed;
         owed.retain(|debt| now.since(debt.since) < DEBT_LIFE);
-        let due = |debt: &Debt| !waits || now.since(debt.since) >= MOVE_PAUSE;
+        let due = |debt: &Debt| match (spare, waits) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => now.since(debt.since) >= MOVE_PAUSE,
+        };
         let place = owed
             .iter()
             .position(|debt| debt.server == server && due(debt))?;
         Some(owed.remove(place).shard)
+    }
+
+    /// Whether this shard has more connections to a server than an even share of all. Where calls
+    /// wait everywhere, the even shares stay where they are: moving them would cost each shard
+    /// connections, and help none.
+    fn has_spare(&self, server: u16) -> bool {
+        self.shelf.stands(server) > self.even_share(server)
+    }
+
+    fn even_share(&self, server: u16) -> u32 {
+        let place = self.fleet.servers.get(usize::from(server));
+        let pool = place.map(|place| &self.fleet.pools[usize::from(place.pool)]);
+        pool.map_or(0, |pool| pool.connections.max / self.shards as u32)
     }
 
     /// Closes a connection; its permit goes to another shard.
@@ -118,6 +142,9 @@ const ASK_PAUSE: u32 = 20;
 /// How long calls that wait here keep a connection from another shard, in ms: moving one costs a
 /// new connection.
 const MOVE_PAUSE: u32 = 100;
+
+/// What rests for so long, in ms, is not needed where it is.
+const REST: u32 = 10;
 
 /// What was asked for so long ago, in ms, is not wanted any more.
 const DEBT_LIFE: u32 = 1_000;

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 
 use log::{info, warn};
 
+use super::news::News;
 use super::{
     Bits, Dialled, Got, Io, Kind, Mail, READ_MAX, Ready, STASH_ROOM, Shard, Token, Upstream,
 };
@@ -29,12 +30,13 @@ pub(super) struct Probe {
 }
 
 impl Probe {
-    pub(super) fn new(server: u16, now: Tick) -> Probe {
+    /// The first one is due at once. Servers that nobody has probed yet are held healthy.
+    pub(super) fn new(server: u16, healthy: bool, now: Tick) -> Probe {
         Probe {
             server,
             upstream: Key::NONE,
             due: now,
-            trend: Trend::new(),
+            trend: Trend::of(healthy),
         }
     }
 }
@@ -64,17 +66,20 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(health) = &pool.health else { return };
         self.probes[at].due = now.after(health.timeout);
         let token = Token::upstream(self.upstreams.next_key());
-        let source = self.chores.next_source(&pool.sources);
-        let socket = match self.io.dial(place.address, source, token) {
+        let interval = health.interval;
+        let socket = match self.dial_from_any(server, token) {
             Dialled::Socket(socket) => socket,
             Dialled::Refused => return self.end_probe(at, false, None),
             // That says something of this machine, and nothing of the server.
-            Dialled::Exhausted if !planted!(WantBlamed) => {
-                self.probes[at].due = now.after(health.interval);
+            Dialled::NoPort | Dialled::Exhausted if !planted!(WantBlamed) => {
+                self.probes[at].due = now.after(interval);
                 return;
             }
-            Dialled::Exhausted => return self.end_probe(at, false, None),
+            Dialled::NoPort | Dialled::Exhausted => return self.end_probe(at, false, None),
         };
+        let place = &self.fleet.servers[usize::from(server)];
+        let pool = &self.fleet.pools[usize::from(place.pool)];
+        let Some(health) = &pool.health else { return };
         let core = &mut self.core;
         core.first_bytes.clear();
         let dialect = match health.expect {
@@ -240,6 +245,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             None if share == place.share => return,
             None => {}
         }
+        if let Some(healthy) = changed {
+            self.teller.tell(News::Health { server, healthy });
+        }
         let healthy = changed.unwrap_or(place.healthy);
         let others = (0..self.shards).filter(|shard| *shard != self.index);
         for shard in others.filter(|_| !planted!(VerdictUnsent)) {
@@ -256,7 +264,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     pub(super) fn set_health(&mut self, server: u16, healthy: bool, share: u32) {
-        if let Some(place) = self.fleet.servers.get_mut(usize::from(server)) {
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else {
+            return;
+        };
+        // The last word of probes that have been given up since would stand for ever.
+        if self.fleet.pools[usize::from(place.pool)].health.is_some() {
             (place.healthy, place.share) = (healthy, share);
         }
     }
@@ -266,7 +278,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let place = &self.fleet.servers[usize::from(server)];
         let probed = self.fleet.pools[usize::from(place.pool)].health.is_some();
         if probed && usize::from(server) % self.shards == self.index {
-            self.probes.push(Probe::new(server, self.core.now));
+            let healthy = planted!(TrendForgets) || place.healthy;
+            self.probes.push(Probe::new(server, healthy, self.core.now));
             self.want_chores(0);
         }
     }

@@ -1,7 +1,8 @@
 //! Reading: from a socket into the scratch buffer, from there to whoever understands it.
 
+use super::chores::QUEUE_PAUSE;
 use super::probe::PROBE;
-use super::{BROKEN, Bits, CLIENT_ROOM, Got, Io, READ_MAX, Ready, STASH_ROOM, Shard};
+use super::{BROKEN, Bits, CLIENT_ROOM, Got, Io, Kind, READ_MAX, Ready, STASH_ROOM, Shard, State};
 use crate::kit::{Key, Spot};
 use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
 
@@ -16,12 +17,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
         if ready.ended {
             client.bits.insert(Bits::ENDED);
+            self.lists.ended.push_back(Kind::Client(key));
         }
         if ready.writable && !client.bits.contains(Bits::WRITABLE) {
             client.bits.insert(Bits::WRITABLE);
             self.mark_client(key);
         }
-        if ready.readable || ready.ended {
+        if ready.readable && !ready.ended {
             self.read_client(key);
         }
     }
@@ -52,7 +54,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             if !(ready.writable || ready.ended) {
                 return;
             }
-            if !self.io.is_connected(&mut upstream.socket) {
+            // Linux tells of a refused connection by an error beside the writability.
+            if ready.ended && !self.io.is_connected(&mut upstream.socket) {
                 return self.tell(rider, Event::UpstreamLost(Loss::Refused));
             }
             upstream.bits.insert(Bits::DONE);
@@ -64,8 +67,42 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             self.mark_upstream(key);
         }
-        if ready.readable || ready.ended {
+        if ready.ended {
+            self.lists.ended.push_back(Kind::Upstream(key));
+        } else if ready.readable {
             self.read_upstream(key);
+        }
+    }
+
+    /// Reads what ended to its end, a few a turn: to close a socket takes the kernel as long as some
+    /// messages take, and a server that dies with very many sessions must not keep the others waiting.
+    pub(super) fn read_ended(&mut self) {
+        for _ in 0..self.ended_max {
+            match self.lists.ended.pop_front() {
+                Some(_) if planted!(EndedForgotten) => {}
+                Some(Kind::Client(key)) => self.read_client(key),
+                Some(Kind::Upstream(key)) => match self.upstreams.get(key) {
+                    Some(upstream) if upstream.rider.is_none() => self.drop_upstream(key),
+                    _ => self.read_upstream(key),
+                },
+                _ => return,
+            }
+        }
+    }
+
+    /// What has come in time counts, though it waits among those that ended: who is read now has not
+    /// been silent.
+    pub(super) fn read_before_due(&mut self, key: Key) {
+        let waits = |bits: Bits| bits.contains(Bits::ENDED | Bits::READABLE);
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let upstream = client.upstream;
+        if waits(client.bits) {
+            self.read_client(key);
+        }
+        if (self.upstreams.get(upstream)).is_some_and(|upstream| waits(upstream.bits)) {
+            self.read_upstream(upstream);
         }
     }
 
@@ -112,6 +149,63 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     pub(super) fn read_client(&mut self, key: Key) {
+        if !self.stand_back(key) {
+            self.read_on(key);
+        }
+    }
+
+    /// While very many calls wait for connections, clients of their pool are not read: what they sent
+    /// costs nothing where it is, and is dealt with in one go when its turn comes. Whoever has ended
+    /// is not kept waiting, for nothing follows him.
+    fn stand_back(&mut self, key: Key) -> bool {
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        let over = client.bits.intersects(Bits::ENDED | Bits::JOINED);
+        if over || self.state != State::Running {
+            return false;
+        }
+        if client.bits.contains(Bits::CROWDED) {
+            return true;
+        }
+        let pool = client
+            .session
+            .pool()
+            .filter(|_| client.session.may_stand_back());
+        let Some(pool) = pool else { return false };
+        if !self.shelf.is_crowded(pool, self.line_max) {
+            return false;
+        }
+        client.bits.insert(Bits::CROWDED);
+        client.session.squeeze_client(true, self.core.now);
+        self.shelf.crowd(pool, key);
+        self.want_chores(QUEUE_PAUSE);
+        true
+    }
+
+    /// Those who stood back, as many as may wait now.
+    pub(super) fn read_crowd(&mut self, pool: u16) {
+        if planted!(CrowdForgotten) {
+            return;
+        }
+        for _ in 0..self.line_max {
+            let crowded = self.shelf.waits(pool) >= self.line_max;
+            if crowded && self.state == State::Running {
+                return;
+            }
+            let Some(key) = self.shelf.next_of_crowd(pool) else {
+                return;
+            };
+            if let Some(client) = self.clients.get_mut(key)
+                && client.bits.contains(Bits::CROWDED)
+            {
+                client.bits.remove(Bits::CROWDED);
+                self.read_on(key);
+            }
+        }
+    }
+
+    fn read_on(&mut self, key: Key) {
         for _ in 0..READS_MAX {
             let Some(client) = self.clients.get_mut(key) else {
                 return;

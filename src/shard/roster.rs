@@ -1,5 +1,6 @@
 //! Servers that come and go while the shard runs.
 
+use super::news::News;
 use super::{Io, Shard};
 use crate::fleet::{Server, ServerState};
 use crate::session::{Dialect, Mover};
@@ -20,11 +21,17 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.shelf.join();
         self.core.house.push_apis = self.fleet.pushers();
         self.begin_probes(server);
+        self.tell_at_home(server, News::Joined { server });
     }
 
     pub(super) fn set_state(&mut self, server: u16, state: ServerState) {
+        let place = self.fleet.servers.get(usize::from(server));
+        let was = place.map(|place| place.state);
         if !self.fleet.set_state(server, state) {
             return;
+        }
+        if was != Some(state) {
+            self.tell_at_home(server, News::State { server, state });
         }
         self.end_drain(server);
         if state.is_left() {
@@ -33,6 +40,29 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if state == ServerState::Gone {
             self.end_probes(server);
             self.core.house.push_apis = self.fleet.pushers();
+        }
+    }
+
+    pub(super) fn set_weight(&mut self, server: u16, weight: u32) {
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else {
+            return;
+        };
+        if std::mem::replace(&mut place.weight, weight) != weight {
+            self.tell_at_home(server, News::Weight { server, weight });
+        }
+    }
+
+    /// Closes its breaker, whatever it has seen.
+    pub(super) fn reset_breaker(&mut self, server: u16) {
+        let Some(place) = self.fleet.servers.get_mut(usize::from(server)) else {
+            return;
+        };
+        let was = place.tripped.is_some();
+        place.breaker.on_success();
+        place.set_tripped(None);
+        if was {
+            let open = false;
+            self.tell_at_home(server, News::Breaker { server, open });
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use hdrhistogram::Histogram;
 
+use crate::kit::Pressure;
 use crate::session::{Phase, Tally};
 
 /// Counts of one shard.
@@ -29,9 +30,11 @@ pub struct Stats {
     pub turns: u64,
     /// Heap bytes of kept request heads.
     pub kept_bytes: u64,
+    /// How short memory is; a gauge.
+    pub pressure: Pressure,
     /// From read to written, in µs; one entry per turn that relayed, weighted with its messages.
     pub relay: Histogram<u64>,
-    /// How long sessions were without a server, in ms; one per failover.
+    /// How long sessions were without a server, in ms; one per failover, when its hold is over.
     pub hold: Histogram<u64>,
 }
 
@@ -79,6 +82,12 @@ pub struct SessionRow {
     pub messages_up: u64,
     pub messages_down: u64,
     pub journal_bytes: u64,
+    /// Messages that servers have confirmed.
+    pub confirmed: u64,
+    /// Whether its client is still connected.
+    pub has_client: bool,
+    /// Milliseconds since it began to look for a server, while it does.
+    pub waiting: Option<u32>,
 }
 
 impl Stats {
@@ -98,9 +107,23 @@ impl Stats {
             busy_micros: 0,
             turns: 0,
             kept_bytes: 0,
+            pressure: Pressure::Low,
             relay: histogram(60_000_000),
             hold: histogram(3_600_000),
         }
+    }
+
+    /// There are so many pools now; there were not more before.
+    pub fn grow(&mut self, pools: usize) {
+        let nobodys = self.pools.len() - 1;
+        let new = (nobodys..pools).map(|_| Tally::default());
+        self.pools.splice(nobodys..nobodys, new);
+    }
+
+    /// The counts of a pool, if this copy was made when it was there.
+    pub fn pool(&self, number: usize) -> Option<&Tally> {
+        let (_nobodys, pools) = self.pools.split_last()?;
+        pools.get(number)
     }
 
     /// Another server has come.

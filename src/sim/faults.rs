@@ -14,6 +14,7 @@ impl World {
     /// One moment's chance of trouble.
     pub fn strike(&mut self) {
         self.bury_leaving();
+        self.laws.crowd.press.step(self.now);
         if !self.wild || !self.rng.chance(1, 14) {
             return;
         }
@@ -22,7 +23,7 @@ impl World {
         let server = present[self.rng.below(present.len() as u32) as usize];
         let span: u32 = [20, 200, 1_000, 3_000][self.rng.below(4) as usize];
         let until = self.now + 1 + u64::from(self.rng.below(span));
-        match self.rng.below(42) {
+        match self.rng.below(44 + u32::from(self.reloads)) {
             0..=5 => self.kill(server, until),
             6..=8 => {
                 self.note(format_args!("server {server} stops"));
@@ -93,6 +94,8 @@ impl World {
             39 => self.abort_late(),
             40 => self.join(server),
             41 => self.leave(server as u16),
+            42 | 43 => self.press(until),
+            44 => self.reload(),
             _ => {
                 if let Some(server) = self
                     .servers
@@ -122,6 +125,7 @@ impl World {
             self.set_state(server as u16, ServerState::Enabled);
         }
         self.leaving.clear();
+        self.laws.crowd.press.end();
         for conn in &mut self.conns {
             conn.slow_until = 0;
         }
@@ -157,7 +161,8 @@ impl World {
         let place = self.fleet.servers[beside].another(format!("s+{number}"), address);
         let joined = self.fleet.join(place.clone());
         assert_eq!(joined, number);
-        let processes = self.settings[pool].confirm == Confirm::Processed && self.rng.chance(2, 3);
+        let processes =
+            self.settings[pool].now().confirm == Confirm::Processed && self.rng.chance(2, 3);
         self.servers.push(super::peer::Server {
             pool,
             processes,
@@ -329,7 +334,11 @@ impl World {
             && let Some(log) = self.laws.sessions.get_mut(&id)
         {
             log.aborted = true;
-            self.tell_all(&Mail::AbortSession { ticket: 0, id });
+            self.tell_all(&Mail::AbortSession {
+                ticket: 0,
+                id,
+                from: 0,
+            });
         }
     }
 
@@ -349,7 +358,11 @@ impl World {
         };
         self.coverage.moves_asked += 1;
         let id = self.upstreams[upstream].session;
-        self.tell_all(&Mail::MoveSession { ticket: 0, id });
+        self.tell_all(&Mail::MoveSession {
+            ticket: 0,
+            id,
+            from: 0,
+        });
     }
 
     fn abort_one(&mut self) {
@@ -361,7 +374,11 @@ impl World {
             return;
         };
         log.aborted = true;
-        self.tell_all(&Mail::AbortSession { ticket: 0, id });
+        self.tell_all(&Mail::AbortSession {
+            ticket: 0,
+            id,
+            from: 0,
+        });
     }
 
     fn any_conn(&mut self) -> Option<usize> {

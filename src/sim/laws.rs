@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::crowd::Crowd;
 use super::peer::{Client, Phase as Stage, Upstream};
 use super::pipe::Far;
 use super::world::{Sim, World};
@@ -20,6 +21,8 @@ pub struct Ledger {
     pub draining: bool,
     /// `limits.memory` is so small that it may cost sessions.
     pub squeezed: bool,
+    /// Who was let in, and who was not.
+    pub crowd: Crowd,
     /// The last turn's view, to see changes.
     seen: BTreeMap<u128, Seen>,
 }
@@ -86,8 +89,11 @@ pub struct Coverage {
     pub pongs_in_hold: u64,
     pub squeezes: u64,
     pub accepts_failed: u64,
+    pub turned_away: u64,
+    pub presses: u64,
     pub drains: u64,
     pub joins: u64,
+    pub reloads: u64,
     pub removals: u64,
     /// Dials to servers that came while the shards ran.
     pub joined: u64,
@@ -147,8 +153,11 @@ impl Coverage {
             ("pongs in hold", &mut self.pongs_in_hold),
             ("squeezes", &mut self.squeezes),
             ("accepts failed", &mut self.accepts_failed),
+            ("turned away", &mut self.turned_away),
+            ("memory pressed", &mut self.presses),
             ("drains", &mut self.drains),
             ("servers joined", &mut self.joins),
+            ("settings changed", &mut self.reloads),
             ("servers removed", &mut self.removals),
             ("dials to joined ones", &mut self.joined),
             ("shutdowns", &mut self.shutdowns),
@@ -191,7 +200,9 @@ impl World {
             known.is_none_or(|known| known == session),
             "law I7: client {client} has two sessions"
         );
-        let written = self.settings[self.clients[client].pool].confirm == Confirm::Written;
+        let settings = &self.settings[self.clients[client].pool];
+        let written = settings.ever(|one| one.confirm == Confirm::Written);
+        let always = !settings.ever(|one| one.confirm != Confirm::Written);
         let log = self.laws.sessions.entry(session).or_default();
         log.client = client;
         let (mut acked, mut opened) = (0, false);
@@ -222,7 +233,7 @@ impl World {
             log.end
         );
         assert!(
-            !written || first >= log.read,
+            !always || first >= log.read,
             "law: written repeats {first} of {}",
             log.read
         );
@@ -388,19 +399,22 @@ impl World {
             (1013, "no server within hold time") => {
                 self.coverage.holds_ended += 1;
                 let healthy = self.healed_at.map_or(0, |at| self.now - at);
-                healthy < 4_900 && self.now - unbound + 2 >= u64::from(settings.hold)
+                healthy < 4_900
+                    && self.now - unbound + 2 >= u64::from(settings.least(|one| one.hold))
             }
             (1013, "memory") => self.laws.squeezed,
-            (1013, "buffer full") => settings.overflow_close,
-            (1013, "nothing processed within hold time") => settings.confirm == Confirm::Processed,
+            (1013, "buffer full") => settings.ever(|one| one.overflow_close),
+            (1013, "nothing processed within hold time") => {
+                settings.ever(|one| one.confirm == Confirm::Processed)
+            }
             (1008, "refused on reconnect") => self.denials.keys().any(|status| *status < 500),
             (1011, "server lost inside a message") => {
                 self.coverage.cut_streams += 1;
-                self.laws.squeezed || self.was_streaming(log, settings.atomic)
+                self.laws.squeezed || self.was_streaming(log, settings.least(|one| one.atomic))
             }
             (1011, "message not accepted by any server") => {
                 self.coverage.poison_ends += 1;
-                blamed >= usize::from(settings.replay_attempts)
+                blamed >= usize::from(settings.least(|one| one.replay_attempts))
             }
             (1011, "servers break the protocol") => blamed > 10,
             _ => log
@@ -450,8 +464,7 @@ impl World {
             || !self.conns[client.conn].proxy_open
             // Its shard heard late that the server is gone.
             || self.is_gone(peer.server)
-            || settings.overflow_close
-            || settings.confirm == Confirm::Processed
+            || settings.ever(|one| one.overflow_close || one.confirm == Confirm::Processed)
             // What it is to answer has not come yet.
             || self.conns[peer.conn].outward.queued() + self.conns[peer.conn].outward.flying() > 0
             // The hold may have ended just then.
@@ -473,7 +486,7 @@ impl World {
             || client.faulty
             || client.is_cut()
             || self.laws.draining
-            || client.stage == Stage::Asking;
+            || (client.stage == Stage::Asking && !self.laws.crowd.has_refused(me));
         assert!(
             excused,
             "law I6: client {me} loses its connection without a Close; slow until {}, now {}",
@@ -484,12 +497,13 @@ impl World {
     /// What must hold between two turns.
     pub fn check_turn(&mut self, shard: &Shard<Sim, Ws>) {
         shard.check_invariants();
+        self.check_arrivals(shard);
         let mut seen = std::mem::take(&mut self.laws.seen);
         for session in shard.sessions() {
             let Some(pool) = session.pool() else { continue };
             let settings = &self.settings[usize::from(pool)];
             let held = session.held_bytes();
-            let bound = settings.buffer + self.message_max + SLACK;
+            let bound = settings.most(|one| one.buffer) + self.message_max + SLACK;
             assert!(
                 held <= bound,
                 "law: a session holds {held} of {bound} bytes"
@@ -517,7 +531,7 @@ impl World {
                     }
                     let since = *old.held_since.get_or_insert(self.now);
                     let queued = session.attempt().map_or(0, |attempt| attempt.waited) + 6_000;
-                    let limit = u64::from(settings.hold + queued);
+                    let limit = u64::from(settings.most(|one| one.hold) + queued);
                     let attempt = session.attempt();
                     assert!(
                         self.now - since <= limit,
@@ -539,7 +553,7 @@ impl World {
                     old.held_since = None;
                 }
             }
-            if settings.confirm != Confirm::Written {
+            if !settings.ever(|one| one.confirm == Confirm::Written) {
                 let sure = self.laws.sessions.get(&id).map_or(0, |log| log.sure);
                 let confirmed = session.confirmed();
                 assert!(
@@ -574,7 +588,7 @@ impl World {
             || client.stage != Stage::Open
             || client.is_cut()
             || client.close_sent.is_some()
-            || session.held_bytes() * 2 >= settings.buffer
+            || session.held_bytes() * 2 >= settings.least(|one| one.buffer)
             || self.laws.squeezed
             || session.has_output()
             || !session.has_client();
@@ -635,7 +649,7 @@ impl World {
             (upstream.taken, upstream.quiet_since) = (conn.inward.taken, self.now);
             return;
         }
-        let limit = u64::from(settings.ping + 2 * settings.pong) + 4_000;
+        let limit = u64::from(settings.most(|one| one.ping + 2 * one.pong)) + 4_000;
         let quiet = self.now - upstream.quiet_since;
         assert!(
             quiet <= limit,
@@ -709,7 +723,7 @@ impl World {
                 continue;
             }
             let settings = &self.settings[client.pool];
-            if settings.confirm != Confirm::Written {
+            if !settings.ever(|one| one.confirm == Confirm::Written) {
                 assert_eq!(
                     log.end,
                     client.ends.len() as u64,
@@ -751,7 +765,7 @@ impl World {
     /// What counts as confirmed was read, over all sessions of a pool: those that ended, too.
     pub fn check_counts(&self, shards: &[Shard<Sim, Ws>]) {
         for (pool, settings) in self.settings.iter().enumerate() {
-            if settings.confirm == Confirm::Written {
+            if settings.ever(|one| one.confirm == Confirm::Written) {
                 continue;
             }
             let sum = |of: fn(&crate::session::Tally) -> u64| -> u64 {

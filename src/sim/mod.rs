@@ -9,6 +9,7 @@
 
 mod bridge;
 mod codec;
+mod crowd;
 mod faults;
 mod ground;
 mod head;
@@ -17,22 +18,26 @@ mod laws;
 mod peer;
 mod pipe;
 mod post;
+mod press;
+mod settings;
 mod sightings;
 mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 pub use self::bridge::{BridgeReport, run_bridge};
+use self::crowd::Crowd;
 pub use self::http::{HttpReport, run_http};
 pub use self::laws::Coverage;
 use self::peer::Server;
 pub use self::sightings::Sightings;
 use self::world::{Sim, World};
-use crate::fleet::{Balance, Breaker, Fleet, Pool, Route, Server as Place};
-use crate::kit::{Budget, Prng, Rate};
+use crate::fleet::{Breaker, Fleet, Pool, Route, Server as Place};
+use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::ws::Ws;
-use crate::session::{Confirm, House, Settings};
+use crate::session::{Confirm, Settings};
 use crate::shard::{Mail, Plan, Shard};
 
 /// What a run has shown.
@@ -66,6 +71,7 @@ struct Run {
     running: Vec<bool>,
     memory: Arc<Budget>,
     connections: Arc<Budget>,
+    quota: Arc<Quota>,
     crowd: usize,
 }
 
@@ -73,32 +79,35 @@ impl Run {
     fn new(seed: u64, quiet: bool) -> Run {
         let mut rng = Prng::from_u64(seed);
         let shards = 1 + rng.below(2) as usize;
-        let settings: Vec<Settings> = (0..1 + rng.below(2)).map(|_| settings(&mut rng)).collect();
+        let settings: Vec<Settings> = (0..1 + rng.below(2))
+            .map(|_| settings::any(&mut rng))
+            .collect();
         let (fleet, servers) = fleet(&settings, &mut rng);
         let mut world = World::new(seed, shards, servers, settings.clone(), fleet.clone());
         world.laws.squeezed = rng.chance(1, 5);
         world.coverage.squeezes += u64::from(world.laws.squeezed);
-        let memory = Arc::new(Budget::new(if world.laws.squeezed { 500 } else { 60_000 }));
+        let memory = Arc::new(Budget::new(if world.laws.squeezed { 500 } else { 600_000 }));
+        world.laws.crowd = Crowd::new(memory.clone(), &mut rng);
         let connections = Arc::new(Budget::new(1_000));
+        let quota = Arc::<Quota>::default();
+        let busy = Arc::new(AtomicUsize::new(shards));
         let plan = |index: usize| Plan {
             index,
             shards,
             listeners: 1,
             fleet: fleet.clone(),
-            house: House {
-                message_max: world.message_max as u64,
-                handshake: 3_000,
-                message_time: 20_000,
-                pings: 0,
-                ..House::default()
-            },
+            house: world.house(),
             settings: settings.clone(),
             memory: memory.clone(),
             memory_step: 16,
             connections: connections.clone(),
+            quota: quota.clone(),
+            busy: busy.clone(),
             secret: (seed, 7),
             read_vitals: |_| None,
             capacity: 8,
+            line_max: 2,
+            ended_max: 1,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let base = world.base;
@@ -116,6 +125,7 @@ impl Run {
             running,
             memory,
             connections,
+            quota,
             crowd,
         }
     }
@@ -128,6 +138,10 @@ impl Run {
 
     fn come_and_go(&mut self) {
         let crowd = self.crowd;
+        if self.world().laws.squeezed && self.world().reloads && self.world().rng.chance(1, 200) {
+            let total = 300 + self.world().rng.below(400);
+            self.memory.resize(u64::from(total));
+        }
         let world = self.world();
         let open = world.live.len();
         if world.clients.len() < 60_000 && open < 2 * crowd + 2 && world.rng.chance(1, 8) {
@@ -171,7 +185,7 @@ impl Run {
             .world()
             .settings
             .iter()
-            .map(|pool| pool.hold)
+            .map(|pool| pool.most(|settings| settings.hold))
             .max()
             .unwrap_or(0);
         let deadline = self.world().now + u64::from(hold) + 20_000;
@@ -266,7 +280,17 @@ impl Run {
     fn leave(mut self) -> Report {
         for shard in &self.shards {
             shard.check_invariants();
-            assert_eq!(shard.stats().faults, 0, "law: no dead pair");
+            let stats = shard.stats();
+            assert_eq!(stats.faults, 0, "law: no dead pair");
+            let losses = stats
+                .pools
+                .iter()
+                .flat_map(|tally| tally.failovers.values());
+            assert_eq!(
+                stats.hold.len(),
+                losses.sum::<u64>(),
+                "law: one hold observed for each failover"
+            );
         }
         assert_eq!(self.world().open_ends(), 0, "law: no socket is left open");
         let left = self.connections.left();
@@ -275,6 +299,7 @@ impl Run {
             self.connections.total(),
             "law: connections are given back"
         );
+        assert_eq!(self.quota.holders(), 0, "law: no address is counted");
         self.shards.clear();
         assert_eq!(
             self.memory.left(),
@@ -305,39 +330,13 @@ impl Drop for Run {
     }
 }
 
-fn settings(rng: &mut Prng) -> Settings {
-    let confirm = [
-        Confirm::Received,
-        Confirm::Received,
-        Confirm::Processed,
-        Confirm::Written,
-    ];
-    Settings {
-        buffer: [8 << 10, 64 << 10, 400 << 10][rng.below(3) as usize],
-        hold: 5_000 + rng.below(3_000),
-        admit: 1_500,
-        confirm: confirm[rng.below(4) as usize],
-        overflow_close: rng.chance(1, 8),
-        atomic: [1_000, 8 << 10, 64 << 10][rng.below(3) as usize],
-        replay_attempts: 3,
-        barrier_delay: 10 + rng.below(60),
-        barrier_bytes: [2 << 10, 64 << 10][rng.below(2) as usize],
-        connect: 500,
-        handshake: 1_200,
-        ping: 1_500 + rng.below(500),
-        pong: 2_000,
-        close: 800,
-        ..Settings::default()
-    }
-}
-
 /// Pools of one to three servers; the port of an address is the server's number.
 fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
     let mut fleet = Fleet::default();
     let mut servers = Vec::new();
     for (pool, settings) in settings.iter().enumerate() {
         let mut members = Vec::new();
-        let threshold = [0, 3, 10][rng.below(3) as usize];
+        let threshold = settings::threshold(rng);
         for n in 0..1 + rng.below(3) {
             let id = fleet.servers.len() as u16;
             let address = SocketAddr::from(([10, 0, 0, 1], id));
@@ -354,22 +353,9 @@ fn fleet(settings: &[Settings], rng: &mut Prng) -> (Fleet, Vec<Server>) {
             });
             members.push(id);
         }
-        let balances = [
-            Balance::RoundRobin,
-            Balance::Random,
-            Balance::LeastConnections,
-        ];
         fleet.pools.push(Pool {
-            name: format!("p{pool}"),
             members,
-            balance: balances[rng.below(3) as usize],
-            connect_rate: Arc::new(Rate::new([0, 0, 30][rng.below(3) as usize])),
-            sources: Vec::new(),
-            fixed: false,
-            kind: Default::default(),
-            connections: Default::default(),
-            health: None,
-            spread: Default::default(),
+            ..settings::pool(format!("p{pool}"), rng)
         });
         let path = format!("/p{pool}");
         fleet.routes.push(Route {

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
+use super::crowd;
 use super::laws::{Coverage, Ledger};
 use super::peer::{Client, Server, Upstream};
 use super::pipe::{Conn, Far};
 use super::post::Letterbox;
+use super::settings::Course;
 use crate::fleet::{Fleet, ServerState};
 use crate::kit::{Prng, Tick};
 use crate::session::Settings;
@@ -33,10 +35,15 @@ pub struct World {
     /// Connections to servers, in the order in which they came to be.
     pub upstreams: Vec<Upstream>,
     pub doors: Vec<Door>,
-    pub settings: Vec<Settings>,
+    /// By pool.
+    pub settings: Vec<Course>,
     pub message_max: usize,
     pub laws: Ledger,
     pub coverage: Coverage,
+    /// The configuration is read again now and then, in every other run; in half of those what
+    /// clients are promised changes, too.
+    pub reloads: bool,
+    pub fickle: bool,
     /// Faults are on, and peers talk.
     pub wild: bool,
     pub talking: bool,
@@ -88,10 +95,12 @@ impl World {
             clients: Vec::new(),
             upstreams: Vec::new(),
             doors: (0..shards).map(|_| Door::default()).collect(),
-            settings,
+            settings: settings.into_iter().map(Course::new).collect(),
             message_max: 256 << 10,
             laws: Ledger::default(),
             coverage: Coverage::default(),
+            reloads: seed.is_multiple_of(2),
+            fickle: seed.is_multiple_of(4),
             wild: true,
             talking: true,
             healed_at: None,
@@ -176,7 +185,10 @@ impl World {
         self.coverage.joined += u64::from(server >= self.founders);
         if self.exhausted > 0 && self.rng.chance(1, 3) {
             self.exhausted -= 1;
-            return Dialled::Exhausted;
+            return match self.rng.chance(1, 2) {
+                true => Dialled::NoPort,
+                false => Dialled::Exhausted,
+            };
         }
         let now = self.now;
         let place = &mut self.servers[server];
@@ -327,8 +339,8 @@ impl Io for Sim {
         let Far::Client(client) = world.conns[id].far else {
             return Accept::Failed;
         };
-        // The port names the client, so that a law can tell whose session it is.
-        Accept::Socket(id, SocketAddr::from(([10, 1, 0, 1], client as u16)))
+        world.on_arrival(client);
+        Accept::Socket(id, crowd::address_of(client))
     }
 
     fn watch(&mut self, socket: &mut usize, token: Token) -> bool {

@@ -59,7 +59,7 @@ pub fn read<'a>(request: &Request<'a>) -> Result<Asked<'a>, HeadError> {
 
 /// The response to a head that was refused, after which the connection is closed. 426 names the
 /// version we speak (RFC 6455 section 4.4), 405 the methods that
-/// are passed on at all (RFC 9110 section 15.5.6).
+/// are passed on at all (RFC 9110 section 15.5.6), 429 and 503 when to ask again (10.2.3).
 pub fn refusal(error: &HeadError) -> Vec<u8> {
     let upgrade: &[(&str, &str)] = &[
         ("Connection", "close, Upgrade"),
@@ -68,6 +68,7 @@ pub fn refusal(error: &HeadError) -> Vec<u8> {
     ];
     let extra = match error.status {
         426 => upgrade,
+        429 | 503 => &[("Retry-After", "1")],
         405 => &[("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")],
         _ => &[],
     };

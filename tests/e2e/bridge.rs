@@ -1304,7 +1304,9 @@ fn a_client_that_comes_back_waits_no_longer_than_admit() {
     assert_eq!(api.count("GET"), 1, "the API was not asked");
     // The DELETE is tried again when its time is up (2 s), then the id is free.
     api.wait("DELETE", 2);
-    drop(join(&proxy, "c1"));
+    until_true(WAIT, "the id to be free", || {
+        knock(&proxy, "/c1", "").status == 101
+    });
     api.wait("DELETE", 3);
     finish(proxy, &[&api]);
 }

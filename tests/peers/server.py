@@ -217,7 +217,9 @@ class Server:
         elif verb == "fin":
             await asyncio.gather(*(self.end(one, "fin") for one in every))
             for one in every:
-                one.ws.transport.write_eof()
+                # It may have been reset by now.
+                with contextlib.suppress(OSError):
+                    one.ws.transport.write_eof()
         elif verb in ("mute", "unmute"):
             for one in every:
                 transport = one.ws.transport
@@ -242,6 +244,10 @@ class Server:
         # Under the lock no echo is half way, so that the count in the record is exact.
         async with connection.sending:
             connection.ending = True
+            # Whom the proxy has left, which we have not noticed yet, gets nothing any more.
+            with contextlib.suppress(OSError):
+                if connection.tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED:
+                    return
             self.log.write(
                 {"t": "end", "conn": connection.id, "how": how, "k": connection.sent}
             )
@@ -253,6 +259,10 @@ class Server:
                 await self.send(connection, body, True)
             except ConnectionClosed:
                 return
+
+
+# tcp_info(7): the first byte, and what it is while neither side has ended.
+ESTABLISHED = 1
 
 
 async def main():

@@ -31,7 +31,7 @@ pub(super) fn check(
             return Err(Response::error(403, "foreign Origin"));
         }
     }
-    let token = token.filter(|_| !matches!(path, "/healthz" | "/readyz"));
+    let token = token.filter(|_| !OPEN_PATHS.contains(&path));
     if token.is_some_and(|token| !bears(headers, token)) {
         let refused = Response::error(401, "a bearer token is needed");
         return Err(refused.with("WWW-Authenticate", "Bearer"));
@@ -133,6 +133,17 @@ fn is_json(headers: &head::Headers<'_>) -> bool {
     let kind = line.split(|byte| *byte == b';').next().unwrap_or_default();
     kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
+
+/// Served without the token: checks of health, and the dashboard's files, which hold nothing but
+/// what everybody can read in the source. A browser can't send a token before it has a page.
+pub(super) const OPEN_PATHS: [&str; 6] = [
+    "/healthz",
+    "/readyz",
+    "/",
+    "/dashboard",
+    "/dashboard.css",
+    "/dashboard.js",
+];
 
 /// Names under which tokens have been put into URLs, where proxies and histories keep them.
 const TOKEN_PARAMS: [&str; 3] = ["token", "access_token", "authorization"];

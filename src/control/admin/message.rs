@@ -1,5 +1,6 @@
 //! A request and its response, as routes see them.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
@@ -21,7 +22,7 @@ pub struct Request {
 }
 
 /// What is answered.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Response {
     /// 200 to 599.
     pub status: u16,
@@ -29,6 +30,34 @@ pub struct Response {
     pub body: Vec<u8>,
     /// More headers; they win over those that are always there.
     pub headers: Vec<(&'static str, String)>,
+    /// What follows the body, if nobody knows yet how much that is.
+    pub(super) pieces: Option<Pieces>,
+}
+
+/// Parts of a body, made one by one while they are sent.
+pub(super) struct Pieces(Box<dyn Iterator<Item = Piece>>);
+
+/// After an error nothing comes: the answer breaks off, and whoever reads it can tell.
+pub(super) type Piece = Result<Vec<u8>, Response>;
+
+impl Pieces {
+    pub(super) fn new(pieces: impl Iterator<Item = Piece> + 'static) -> Pieces {
+        Pieces(Box::new(pieces))
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        self.0.next()
+    }
+}
+
+impl fmt::Debug for Pieces {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("Pieces")
+    }
 }
 
 impl Request {
@@ -106,6 +135,11 @@ impl Response {
         response
     }
 
+    /// Whether more of it comes until the connection ends.
+    pub(super) fn is_stream(&self) -> bool {
+        self.content_type == super::events::CONTENT_TYPE
+    }
+
     /// Plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Response {
         Response::new(status, "text/plain; charset=utf-8", text.into())
@@ -122,7 +156,27 @@ impl Response {
             content_type,
             body: body.into_bytes(),
             headers: Vec::new(),
+            pieces: None,
         }
+    }
+
+    /// JSON that is made while it is sent.
+    pub(super) fn pieces(pieces: Pieces) -> Response {
+        let mut response = Response::new(200, "application/json", String::new());
+        response.pieces = Some(pieces);
+        response
+    }
+
+    /// What an error says.
+    pub(super) fn reason(&self) -> String {
+        let value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        value["error"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The value of a header beyond those that are always there.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(given, _)| *given == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     /// With one header more.

@@ -4,8 +4,13 @@
 //! happens here, a message never waits for it. Who may ask, and how, is decided in `guard` for all
 //! routes at once, before a body is read.
 
+mod balancer;
+mod dashboard;
+mod events;
 mod guard;
 mod message;
+pub mod openapi;
+mod profile;
 mod routes;
 mod server;
 mod servers;
@@ -13,14 +18,16 @@ mod sessions;
 mod view;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::json;
 
+pub use self::events::Newsroom;
 pub use self::message::{Request, Response};
 pub use self::server::{AdminServer, serve};
+use super::recruiter::Recruiter;
 use super::switchboard::Switchboard;
 use crate::fleet::{Fleet, Server, ServerState};
 use crate::shard::mail::{Answer, Mail};
@@ -40,9 +47,15 @@ pub struct Desk {
     /// New clients get 503, by `POST /v1/accept`.
     pub paused: AtomicBool,
     /// `limits.memory`, in bytes.
-    pub memory_limit: u64,
-    /// `metrics.legacy_names`: what wsbalancer's metrics call the listener.
+    pub memory_limit: AtomicU64,
+    /// What wsbalancer would call the first listener.
     pub frontend: Option<String>,
+    /// `metrics.legacy_names`.
+    pub legacy_names: bool,
+    /// Makes servers of what the operator says of them.
+    pub recruiter: Recruiter,
+    /// Tells everybody who watches.
+    pub newsroom: Newsroom,
 }
 
 /// Why a server can't be taken in.
@@ -67,7 +80,7 @@ impl fmt::Display for NoPlace {
 }
 
 /// Routes of somebody else on the same address, asked before our own. What comes here has passed
-/// all checks: host, origin, token, content type.
+/// all checks: host, origin, content type, and the token but for the dashboard's paths.
 pub trait Annex: Send + Sync {
     /// The answer, or `None` if the route is not the annex's.
     fn handle(&self, request: &Request) -> Option<Response>;
@@ -75,15 +88,23 @@ pub trait Annex: Send + Sync {
 
 impl Desk {
     /// A desk that starts now. `memory_limit` in bytes.
-    pub fn new(board: Arc<Switchboard>, fleet: Fleet, memory_limit: u64) -> Desk {
+    pub fn new(
+        board: Arc<Switchboard>,
+        fleet: Fleet,
+        memory_limit: u64,
+        recruiter: Recruiter,
+    ) -> Desk {
         Desk {
             board,
             fleet: Mutex::new(fleet),
             started: Instant::now(),
             draining: AtomicBool::new(false),
             paused: AtomicBool::new(false),
-            memory_limit,
+            memory_limit: AtomicU64::new(memory_limit),
             frontend: None,
+            legacy_names: false,
+            recruiter,
+            newsroom: Newsroom::new(),
         }
     }
 
@@ -131,6 +152,16 @@ impl Desk {
         }
     }
 
+    /// Stops or starts taking new clients. False: it was so before.
+    pub fn pause(&self, paused: bool) -> bool {
+        // Under the lock, so that of two changes at once all loops and this flag know the same last.
+        let fleet = self.fleet();
+        let before = self.paused.swap(paused, Relaxed);
+        self.board.tell_all(|| Mail::Accepting(!paused));
+        drop(fleet);
+        before != paused
+    }
+
     /// Tells the world that wsteady stops: `/readyz` fails from now on.
     pub fn set_draining(&self) {
         self.draining.store(true, Relaxed);
@@ -144,7 +175,7 @@ impl Desk {
             .into_iter()
             .filter_map(|answer| match answer {
                 Answer::Snapshot(snapshot) => Some(*snapshot),
-                Answer::Done(_) | Answer::Sessions { .. } => None,
+                Answer::Done(_) | Answer::Further(_) | Answer::Sessions { .. } => None,
             })
             .collect();
         snapshots.sort_by_key(|snapshot| snapshot.shard);

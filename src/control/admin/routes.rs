@@ -1,122 +1,254 @@
 //! Which request is which, and the answers that need no page of their own.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use log::info;
 use serde_json::{Value, json};
 
 use super::message::{Request, Response, decoded};
-use super::{Desk, servers, sessions, view};
+use super::{Desk, balancer, dashboard, events, openapi, profile, servers, sessions, view};
 use crate::control::report;
-use crate::shard::mail::Mail;
 
 /// Answers a request that has passed the guard.
-pub(super) fn answer(desk: &Desk, request: &Request) -> Response {
-    let method = request.method.as_str();
-    let Some(place) = Place::find(&request.path) else {
-        let later = LATER.iter().any(|start| request.path.starts_with(start));
-        let reason = if later { NOT_YET } else { "no such route" };
-        return Response::error(404, reason);
+pub(super) fn answer(
+    desk: &Arc<Desk>,
+    request: &Request,
+    is_awaited: &dyn Fn() -> bool,
+) -> Response {
+    let (operation, id) = match Operation::find(&request.method, &request.path) {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
     };
-    if place.is_later(method) {
-        return Response::error(404, NOT_YET);
-    }
-    let allowed = place.methods();
-    if !allowed.contains(&method) {
-        let reason = format!("{method} is not allowed here");
-        return Response::error(405, reason).with("Allow", allowed.join(", "));
-    }
-    let response = dispatch(desk, request, &place).unwrap_or_else(|refusal| refusal);
+    let asked = Asked {
+        desk,
+        request,
+        id: &id,
+        is_awaited,
+    };
+    let response = operation
+        .check_query(request)
+        .and_then(|()| (operation.act)(&asked))
+        .unwrap_or_else(|refusal| refusal);
     // Changes are told, and without the query: whatever stands there is nobody's business.
-    if !matches!(method, "GET" | "HEAD") {
-        let (peer, path) = (request.peer, request.path.as_str());
+    if operation.method != "GET" {
+        let (method, peer, path) = (operation.method, request.peer, request.path.as_str());
         info!("admin: {method} {path} from {peer}: {}", response.status);
     }
     response
 }
 
-fn dispatch(desk: &Desk, request: &Request, place: &Place) -> Result<Response, Response> {
-    match place {
-        Place::Health => Ok(Response::text(200, "ok\n")),
-        Place::Ready => Ok(ready(desk)),
-        Place::Metrics => metrics(desk, request),
-        Place::Page => Ok(page()),
-        Place::Stats => Ok(Response::json(200, view::stats(desk, &desk.counted()?))),
-        Place::Pools => Ok(Response::json(200, view::pools(desk, &desk.counted()?))),
-        Place::Accept => accept(desk, request),
-        Place::Servers => servers::list(desk),
-        Place::Server(id) if request.method == "PATCH" => servers::change(desk, id, request),
-        Place::Server(id) => servers::show(desk, id),
-        Place::ServerFailover(id) => servers::fail_over(desk, id, request),
-        Place::ServerReset(id) => servers::reset(desk, id, request),
-        Place::Sessions => sessions::list(desk, request),
-        Place::Session(id) if request.method == "DELETE" => sessions::abort(desk, id, request),
-        Place::Session(id) => sessions::show(desk, id),
-        Place::SessionFailover(id) => sessions::fail_over(desk, id, request),
-    }
+/// What can be asked for. Each is one row of [`OPERATIONS`] and one page of the description.
+pub(super) struct Operation {
+    /// GET means HEAD as well.
+    pub(super) method: &'static str,
+    /// `{id}` is one segment, whatever stands there.
+    pub(super) path: &'static str,
+    act: Act,
 }
 
-/// Something that has a route. Ids are decoded.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Health,
-    Ready,
-    Metrics,
-    Page,
-    Stats,
-    Pools,
-    Accept,
-    Servers,
-    Server(String),
-    ServerFailover(String),
-    ServerReset(String),
-    Sessions,
-    Session(String),
-    SessionFailover(String),
+/// A request for an operation.
+struct Asked<'a> {
+    desk: &'a Arc<Desk>,
+    request: &'a Request,
+    /// Decoded; empty in a path without one.
+    id: &'a str,
+    /// Whether the client still waits for the answer.
+    is_awaited: &'a dyn Fn() -> bool,
 }
 
-impl Place {
-    /// Paths are compared as they stand: `//metrics` and `/%6detrics` are no routes (S03).
-    fn find(path: &str) -> Option<Place> {
-        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-        let id = |text: &str| decoded(text).filter(|id| !id.is_empty());
-        Some(match segments[..] {
-            [""] => Place::Page,
-            ["healthz"] => Place::Health,
-            ["readyz"] => Place::Ready,
-            ["metrics"] => Place::Metrics,
-            ["v1", "stats"] => Place::Stats,
-            ["v1", "pools"] => Place::Pools,
-            ["v1", "accept"] => Place::Accept,
-            ["v1", "servers"] => Place::Servers,
-            ["v1", "servers", server] => Place::Server(id(server)?),
-            ["v1", "servers", server, "failover"] => Place::ServerFailover(id(server)?),
-            ["v1", "servers", server, "reset"] => Place::ServerReset(id(server)?),
-            ["v1", "sessions"] => Place::Sessions,
-            ["v1", "sessions", session] => Place::Session(id(session)?),
-            ["v1", "sessions", session, "failover"] => Place::SessionFailover(id(session)?),
-            _ => return None,
-        })
+impl Operation {
+    /// The operation that is meant, and the id in the path.
+    ///
+    /// # Errors
+    /// 404, or 405 with the methods that would be right.
+    fn find(method: &str, path: &str) -> Result<(&'static Operation, String), Response> {
+        let mut allowed: Vec<&str> = Vec::new();
+        for operation in OPERATIONS {
+            let Some(id) = operation.id_in(path) else {
+                continue;
+            };
+            if operation.methods().contains(&method) {
+                return Ok((operation, id));
+            }
+            allowed.extend(operation.methods());
+        }
+        if allowed.is_empty() {
+            return Err(Response::error(404, "no such route"));
+        }
+        let reason = format!("{method} is not allowed here");
+        Err(Response::error(405, reason).with("Allow", allowed.join(", ")))
     }
 
-    fn methods(&self) -> &'static [&'static str] {
-        match self {
-            Place::Health | Place::Ready | Place::Metrics | Place::Page => &["GET", "HEAD"],
-            Place::Stats | Place::Pools | Place::Servers | Place::Sessions => &["GET", "HEAD"],
-            Place::Server(_) => &["GET", "HEAD", "PATCH"],
-            Place::Session(_) => &["GET", "HEAD", "DELETE"],
-            Place::Accept | Place::ServerFailover(_) => &["POST"],
-            Place::ServerReset(_) | Place::SessionFailover(_) => &["POST"],
+    fn methods(&self) -> &[&'static str] {
+        match self.method {
+            // Nobody means to measure for the sake of a head.
+            "GET" if profile::TIMED.contains(&self.path) => &["GET"],
+            "GET" => &["GET", "HEAD"],
+            _ => std::slice::from_ref(&self.method),
         }
     }
 
-    /// Adding and removing servers comes with a later version.
-    fn is_later(&self, method: &str) -> bool {
-        matches!(
-            (self, method),
-            (Place::Servers, "POST") | (Place::Server(_), "DELETE")
-        )
+    /// The names that its query may have; `None`: nobody looks at it. Checks and pages are asked for
+    /// with all kinds of queries by programs that mean nothing by it.
+    pub(super) fn params(&self) -> Option<&'static [&'static str]> {
+        match self.path {
+            sessions::PATH => Some(&sessions::PARAMS),
+            path if profile::TIMED.contains(&path) => Some(&profile::PARAMS),
+            profile::HEAP => Some(&[]),
+            path if path.starts_with("/v1/") => Some(&[]),
+            _ => None,
+        }
     }
+
+    fn check_query(&self, request: &Request) -> Result<(), Response> {
+        match self.params() {
+            Some(known) => request.params(known).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The id in a path of this operation; `None` for another's. Paths are compared as they stand:
+    /// `//metrics` and `/%6detrics` are no routes (S03).
+    fn id_in(&self, path: &str) -> Option<String> {
+        let mut id = String::new();
+        let mut theirs = path.split('/');
+        for own in self.path.split('/') {
+            let given = theirs.next()?;
+            match own {
+                "{id}" => id = decoded(given).filter(|id| !id.is_empty())?,
+                _ if own != given => return None,
+                _ => {}
+            }
+        }
+        theirs.next().is_none().then_some(id)
+    }
+}
+
+/// All of them, those of one path side by side.
+pub(super) const OPERATIONS: &[Operation] = &[
+    get("/healthz", |_| Ok(Response::text(200, "ok\n"))),
+    get("/readyz", |asked| Ok(ready(asked.desk))),
+    get("/metrics", |asked| metrics(asked.desk, asked.request)),
+    get("/", |_| Ok(dashboard::File::Page.response())),
+    get("/dashboard", |_| Ok(dashboard::File::Page.response())),
+    get("/dashboard.css", |_| Ok(dashboard::File::Style.response())),
+    get("/dashboard.js", |_| Ok(dashboard::File::Script.response())),
+    get("/v1/openapi.json", |_| {
+        Ok(Response::json(200, openapi::document()))
+    }),
+    get("/v1/stats", |asked| {
+        Ok(Response::json(
+            200,
+            view::stats(asked.desk, &asked.desk.counted()?),
+        ))
+    }),
+    get(events::PATH, |_| Ok(events::head())),
+    get("/v1/pools", |asked| {
+        Ok(Response::json(
+            200,
+            view::pools(asked.desk, &asked.desk.counted()?),
+        ))
+    }),
+    get("/v1/servers", |asked| servers::list(asked.desk)),
+    post("/v1/servers", |asked| {
+        servers::add(asked.desk, asked.request)
+    }),
+    get("/v1/servers/{id}", |asked| {
+        servers::show(asked.desk, asked.id)
+    }),
+    patch("/v1/servers/{id}", |asked| {
+        servers::change(asked.desk, asked.id, asked.request)
+    }),
+    delete("/v1/servers/{id}", |asked| {
+        servers::remove(asked.desk, asked.id, asked.request)
+    }),
+    post("/v1/servers/{id}/failover", |asked| {
+        servers::fail_over(asked.desk, asked.id, asked.request)
+    }),
+    post("/v1/servers/{id}/reset", |asked| {
+        servers::reset(asked.desk, asked.id, asked.request)
+    }),
+    get(sessions::PATH, |asked| {
+        sessions::list(asked.desk, asked.request)
+    }),
+    get("/v1/sessions/{id}", |asked| {
+        sessions::show(asked.desk, asked.id)
+    }),
+    delete("/v1/sessions/{id}", |asked| {
+        sessions::abort(asked.desk, asked.id, asked.request)
+    }),
+    post("/v1/sessions/{id}/failover", |asked| {
+        sessions::fail_over(asked.desk, asked.id, asked.request)
+    }),
+    post("/v1/accept", |asked| accept(asked.desk, asked.request)),
+    get(profile::CPU, |asked| {
+        profile::cpu(asked.request, asked.is_awaited)
+    }),
+    get(profile::HEAP, |asked| profile::heap(asked.request)),
+    get(profile::FLAME, |asked| {
+        profile::flame(asked.request, asked.is_awaited)
+    }),
+    get("/backend/list", |asked| balancer::backends(asked.desk)),
+    post("/backend/add", |asked| {
+        balancer::add(asked.desk, asked.request)
+    }),
+    get("/backend/config/{id}", |asked| {
+        Ok(balancer::config(asked.desk, asked.id))
+    }),
+    post("/backend/disable/{id}", |asked| {
+        balancer::disable(asked.desk, asked.id, asked.request)
+    }),
+    post("/backend/enable/{id}", |asked| {
+        balancer::enable(asked.desk, asked.id, asked.request)
+    }),
+    post("/backend/failover/{id}", |asked| {
+        balancer::fail_over(asked.desk, asked.id, asked.request)
+    }),
+    post("/backend/reset/{id}", |asked| {
+        balancer::reset(asked.desk, asked.id, asked.request)
+    }),
+    post("/backend/delete/{id}", |asked| {
+        balancer::delete(asked.desk, asked.id, asked.request)
+    }),
+    get("/session/list", |asked| balancer::sessions(asked.desk)),
+    post("/session/abort/{id}", |asked| {
+        balancer::abort(asked.desk, asked.id, asked.request)
+    }),
+    post("/session/failover/{id}", |asked| {
+        balancer::move_session(asked.desk, asked.id, asked.request)
+    }),
+    get("/frontend/list", |asked| {
+        Ok(balancer::frontends(asked.desk))
+    }),
+    post("/frontend/pause/{id}", |asked| {
+        balancer::pause(asked.desk, asked.id, asked.request, true)
+    }),
+    post("/frontend/resume/{id}", |asked| {
+        balancer::pause(asked.desk, asked.id, asked.request, false)
+    }),
+];
+
+type Act = fn(&Asked<'_>) -> Result<Response, Response>;
+
+const fn get(path: &'static str, act: Act) -> Operation {
+    operation("GET", path, act)
+}
+
+const fn post(path: &'static str, act: Act) -> Operation {
+    operation("POST", path, act)
+}
+
+const fn patch(path: &'static str, act: Act) -> Operation {
+    operation("PATCH", path, act)
+}
+
+const fn delete(path: &'static str, act: Act) -> Operation {
+    operation("DELETE", path, act)
+}
+
+const fn operation(method: &'static str, path: &'static str, act: Act) -> Operation {
+    Operation { method, path, act }
 }
 
 /// Ready: each pool has a server for new sessions, and wsteady is not on its way out.
@@ -128,7 +260,8 @@ fn ready(desk: &Desk) -> Response {
         return Response::text(503, "a loop does not answer\n");
     };
     let fleet = desk.fleet();
-    let lost = fleet.pools.iter().filter(|pool| {
+    let here = fleet.pools.iter().filter(|pool| !pool.retired);
+    let lost = here.filter(|pool| {
         let mut members = pool.members.iter();
         !members.any(|id| report::is_up(&fleet.servers[usize::from(*id)], *id, &snapshots))
     });
@@ -144,12 +277,12 @@ fn ready(desk: &Desk) -> Response {
 fn metrics(desk: &Desk, request: &Request) -> Result<Response, Response> {
     let snapshots = desk.counted()?;
     let openmetrics = wants_openmetrics(request.header("accept").unwrap_or_default());
-    let frontend = desk.frontend.as_deref();
+    let frontend = desk.frontend.as_deref().filter(|_| desk.legacy_names);
     let text = report::metrics(
         &snapshots,
         &desk.fleet(),
         openmetrics,
-        desk.memory_limit,
+        desk.memory_limit.load(Relaxed),
         frontend,
     );
     let kind = if openmetrics {
@@ -185,30 +318,9 @@ fn accept(desk: &Desk, request: &Request) -> Result<Response, Response> {
             "field \"paused\" must be true or false",
         ));
     };
-    // Under the lock, so that of two changes at once all loops and this flag know the same last.
-    let fleet = desk.fleet();
-    desk.paused.store(paused, Relaxed);
-    desk.board.tell_all(|| Mail::Accepting(!paused));
-    drop(fleet);
+    desk.pause(paused);
     Ok(Response::json(200, json!({ "paused": paused })))
 }
-
-/// Our own page asks this address alone.
-fn page() -> Response {
-    Response::html(include_str!("page.html").to_string())
-}
-
-/// Routes of the documented API that come with later versions.
-const LATER: [&str; 6] = [
-    "/v1/",
-    "/debug/pprof/",
-    "/debug/flame",
-    "/backend/",
-    "/session/",
-    "/frontend/",
-];
-
-const NOT_YET: &str = "not supported yet";
 
 #[cfg(test)]
 mod tests {

@@ -9,10 +9,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use log::warn;
+use rustix::net::RecvFlags;
 
 use super::guard;
-use super::message::{Request, Response};
-use super::{Annex, Desk, routes};
+use super::message::{Pieces, Request, Response};
+use super::{Annex, Desk, balancer, events, routes};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::head::{self, HeadError, HeadLimits, HeadWriter};
 
@@ -20,6 +21,7 @@ use crate::wire::head::{self, HeadError, HeadLimits, HeadWriter};
 pub struct AdminServer {
     house: Arc<House>,
     accepting: Option<JoinHandle<()>>,
+    _events: events::Running,
 }
 
 /// Serves on threads of its own. With a token, all but `/healthz` and `/readyz` ask for it.
@@ -32,6 +34,7 @@ pub fn serve(
     token: Option<String>,
     annex: Option<Arc<dyn Annex>>,
 ) -> io::Result<AdminServer> {
+    let running = events::start(&desk)?;
     let house = Arc::new(House {
         listener,
         desk,
@@ -48,6 +51,7 @@ pub fn serve(
     Ok(AdminServer {
         house,
         accepting: Some(accepting),
+        _events: running,
     })
 }
 
@@ -175,6 +179,10 @@ struct Guest<'a> {
     seat: &'a Seat,
     /// Read, and not yet dealt with.
     bytes: Vec<u8>,
+    /// Its last request was HTTP/1.1, so that it can read chunks.
+    reads_chunks: bool,
+    /// The stream is the newsroom's now.
+    watches: bool,
 }
 
 /// Why a connection ends without another word.
@@ -185,6 +193,8 @@ impl Guest<'_> {
         Guest {
             seat,
             bytes: Vec::new(),
+            reads_chunks: false,
+            watches: false,
         }
     }
 
@@ -198,7 +208,9 @@ impl Guest<'_> {
         } else {
             while let Ok(true) = self.serve_one() {}
         }
-        self.linger();
+        if !self.watches {
+            self.linger();
+        }
     }
 
     /// Reads one request and answers it. `Ok(true)`: the connection takes another.
@@ -216,10 +228,13 @@ impl Guest<'_> {
             Err(error) => return self.refuse(error),
         };
         let bodiless = request.method == "HEAD";
+        self.reads_chunks = request.minor_version > 0;
         let token = self.seat.house.token.as_deref();
         if let Err(refusal) = guard::check(&request, !body.is_done(), token) {
             // Its body is not read: the connection can't go on unless there is none.
             let keeps_alive = request.keeps_alive() && body.is_done();
+            let (path, _) = guard::split_target(request.target);
+            let refusal = balancer::in_its_words(path, refusal);
             return self.respond(refusal, bodiless, keeps_alive);
         }
         if !body.is_done() && request.headers.has_token("expect", "100-continue") {
@@ -231,8 +246,15 @@ impl Guest<'_> {
         };
         let asked = owned(&request, body, self.seat.peer);
         let house = &self.seat.house;
+        if asked.method == "GET" && asked.path == events::PATH {
+            return self.watch(&asked, request.keeps_alive());
+        }
         let annexed = house.annex.as_ref().and_then(|annex| annex.handle(&asked));
-        let response = annexed.unwrap_or_else(|| routes::answer(&house.desk, &asked));
+        let response = annexed.unwrap_or_else(|| {
+            let is_awaited = || self.is_awaited();
+            routes::answer(&house.desk, &asked, &is_awaited)
+        });
+        let response = balancer::in_its_words(&asked.path, response);
         self.respond(response, bodiless, request.keeps_alive())
     }
 
@@ -313,6 +335,28 @@ impl Guest<'_> {
         }
     }
 
+    /// Whether somebody still waits for the answer. Who has shut his side is taken as gone.
+    fn is_awaited(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(&*self.seat.stream, &mut [0; 1], flags) {
+            Ok((length, _)) => length > 0,
+            Err(error) => error == rustix::io::Errno::AGAIN || error == rustix::io::Errno::INTR,
+        }
+    }
+
+    /// Hands the stream over to those who watch: neither this thread nor its place is kept for it.
+    fn watch(&mut self, asked: &Request, alive: bool) -> Result<bool, Gone> {
+        let stream = Arc::clone(&self.seat.stream);
+        let head = head_of(&events::head(), Framing::Close, false);
+        match events::admit(&self.seat.house.desk, stream, head, asked) {
+            Ok(()) => {
+                self.watches = true;
+                Err(Gone)
+            }
+            Err(refusal) => self.respond(refusal, false, alive),
+        }
+    }
+
     /// What can't be read can't be followed by anything.
     fn refuse(&mut self, error: HeadError) -> Result<bool, Gone> {
         let mut response = Response::error(error.status, error.reason);
@@ -323,14 +367,51 @@ impl Guest<'_> {
         self.respond(response, false, false)
     }
 
-    fn respond(&mut self, response: Response, bodiless: bool, alive: bool) -> Result<bool, Gone> {
-        let alive = alive && !self.seat.house.stopping.load(Relaxed);
-        let mut out = head_of(&response, alive);
+    fn respond(
+        &mut self,
+        mut response: Response,
+        bodiless: bool,
+        alive: bool,
+    ) -> Result<bool, Gone> {
+        let pieces = response.pieces.take();
+        let framing = match pieces {
+            None if response.is_stream() => Framing::Close,
+            None => Framing::Length,
+            Some(_) if self.reads_chunks => Framing::Chunks,
+            Some(_) => Framing::Close,
+        };
+        let stopping = self.seat.house.stopping.load(Relaxed);
+        let alive = alive && !stopping && framing != Framing::Close;
+        let mut out = head_of(&response, framing, alive);
         if !bodiless {
             out.extend_from_slice(&response.body);
         }
         self.write(&out)?;
+        if let Some(pieces) = pieces.filter(|_| !bodiless) {
+            self.write_pieces(pieces, framing)?;
+        }
         Ok(alive)
+    }
+
+    /// Ends the connection where a piece is missing: without the last chunk an answer isn't whole.
+    fn write_pieces(&self, pieces: Pieces, framing: Framing) -> Result<(), Gone> {
+        let chunk = |piece: &[u8]| {
+            let size = format!("{:x}\r\n", piece.len());
+            [size.as_bytes(), piece, b"\r\n"].concat()
+        };
+        for piece in pieces {
+            let piece = piece.map_err(|_| Gone)?;
+            match framing {
+                // An empty chunk would be the last.
+                _ if piece.is_empty() => {}
+                Framing::Chunks => self.write(&chunk(&piece))?,
+                Framing::Length | Framing::Close => self.write(&piece)?,
+            }
+        }
+        match framing {
+            Framing::Chunks => self.write(&chunk(b"")),
+            Framing::Length | Framing::Close => Ok(()),
+        }
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), Gone> {
@@ -380,11 +461,26 @@ fn owned(request: &head::Request<'_>, body: Vec<u8>, peer: SocketAddr) -> Reques
     }
 }
 
-fn head_of(response: &Response, alive: bool) -> Vec<u8> {
+/// How the other side knows where an answer ends (RFC 9112 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length,
+    Chunks,
+    /// With its connection.
+    Close,
+}
+
+fn head_of(response: &Response, framing: Framing, alive: bool) -> Vec<u8> {
     let length = response.body.len().to_string();
+    let (length, coding) = match framing {
+        Framing::Length => (length.as_str(), ""),
+        Framing::Chunks => ("", "chunked"),
+        Framing::Close => ("", ""),
+    };
     let usual = [
         ("Content-Type", response.content_type),
-        ("Content-Length", length.as_str()),
+        ("Content-Length", length),
+        ("Transfer-Encoding", coding),
         ("Connection", if alive { "keep-alive" } else { "close" }),
         // Numbers of now; and what is JSON is not to be guessed into a page.
         ("Cache-Control", "no-store"),
@@ -396,7 +492,9 @@ fn head_of(response: &Response, alive: bool) -> Vec<u8> {
             .iter()
             .any(|(given, _)| given.eq_ignore_ascii_case(name))
     };
-    let usual = usual.into_iter().filter(|(name, _)| !named(name));
+    let usual = usual
+        .into_iter()
+        .filter(|(name, value)| !named(name) && !value.is_empty());
     let extra = extra.iter().map(|(name, value)| (*name, value.as_str()));
 
     let mut out = Vec::with_capacity(512 + response.body.len());

@@ -4,18 +4,23 @@ use serde_json::{Value, json};
 
 use super::message::{Request, Response};
 use super::{Desk, view};
-use crate::fleet::ServerState;
+use crate::control::recruiter::{Recruit, Refusal};
+use crate::fleet::{Fleet, ServerState};
 use crate::shard::mail::Mail;
+use crate::shard::stats::Snapshot;
 
 /// All of them.
 pub(super) fn list(desk: &Desk) -> Result<Response, Response> {
-    let snapshots = desk.counted()?;
+    Ok(Response::json(200, all(desk, &desk.counted()?)))
+}
+
+/// What [`list`] answers.
+pub(super) fn all(desk: &Desk, snapshots: &[Snapshot]) -> Value {
     let fleet = desk.fleet();
     let live = (0..fleet.servers.len())
         .filter(|server| fleet.servers[*server].state != ServerState::Gone)
-        .map(|server| view::server(&fleet, server as u16, Some(&snapshots)));
-    let servers: Vec<Value> = live.collect();
-    Ok(Response::json(200, json!({ "servers": servers })))
+        .map(|server| view::server(&fleet, server as u16, Some(snapshots)));
+    json!({ "servers": live.collect::<Vec<Value>>() })
 }
 
 pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
@@ -28,6 +33,41 @@ pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
     ))
 }
 
+/// Takes one in, or finds that it is there. A name with several addresses makes several of it.
+pub(super) fn add(desk: &Desk, request: &Request) -> Result<Response, Response> {
+    let fields = request.fields(&["pool", "url", "id", "weight"])?;
+    let text = |name: &str| fields.get(name).map(|value| text_of(name, value));
+    let need = |name: &str| text(name).unwrap_or_else(|| Err(needed(name)));
+    let wanted = Recruit {
+        pool: need("pool")?,
+        url: need("url")?,
+        id: text("id").transpose()?,
+        weight: fields.get("weight").map(weight_of).transpose()?,
+    };
+    let recruited = desk.recruiter.recruit(desk, &wanted);
+    let recruited = recruited.map_err(|refusal| match refusal {
+        Refusal::Wrong(why) => Response::error(400, why),
+        Refusal::Conflict(why) => Response::error(409, why),
+        Refusal::Unresolved(why) => Response::error(422, why),
+    })?;
+    let status = if recruited.new { 201 } else { 200 };
+    let snapshots = desk.snapshots();
+    let fleet = desk.fleet();
+    let servers = recruited.servers.iter();
+    let servers = servers.map(|server| view::server(&fleet, *server, snapshots.as_deref()));
+    let servers: Vec<Value> = servers.collect();
+    Ok(Response::json(status, json!({ "servers": servers })))
+}
+
+/// Removes one for ever. Its sessions move; those for which there is no other server are held.
+pub(super) fn remove(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
+    request.fields(&[])?;
+    let mut fleet = desk.fleet();
+    let server = fleet.find(id).ok_or_else(|| missing(id))?;
+    desk.set_state(&mut fleet, server, ServerState::Gone);
+    Ok(Response::json(200, view::server(&fleet, server, None)))
+}
+
 /// Changes state, weight, or both; nothing if anything is wrong.
 pub(super) fn change(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     let fields = request.fields(&["state", "weight"])?;
@@ -38,18 +78,22 @@ pub(super) fn change(desk: &Desk, id: &str, request: &Request) -> Result<Respons
     if state.is_none() && weight.is_none() {
         return Err(Response::error(400, "\"state\" or \"weight\" is needed"));
     }
-    let place = &mut fleet.servers[usize::from(server)];
-    place.wish = state.unwrap_or(place.wish);
-    place.weight = weight.unwrap_or(place.weight);
     // Mailed even if nothing changes: a repeated request mends a loop that knows otherwise.
     if let Some(weight) = weight {
+        fleet.servers[usize::from(server)].weight = weight;
         desk.board.tell_all(|| Mail::Weight { server, weight });
     }
     if let Some(state) = state {
-        desk.set_state(&mut fleet, server, state);
+        wish(desk, &mut fleet, server, state);
     }
     drop(fleet);
     Ok(answer(desk, server))
+}
+
+/// What the operator wants of a server counts, also when its address comes back to DNS.
+pub(super) fn wish(desk: &Desk, fleet: &mut Fleet, server: u16, state: ServerState) {
+    fleet.servers[usize::from(server)].wish = state;
+    desk.set_state(fleet, server, state);
 }
 
 /// Moves all its sessions now.
@@ -101,9 +145,20 @@ fn state_of(value: &Value) -> Result<ServerState, Response> {
     })
 }
 
+fn text_of(name: &str, value: &Value) -> Result<String, Response> {
+    let text = value.as_str().filter(|text| !text.is_empty());
+    let wrong = || Response::error(400, format!("field {name:?} must be a text, and not empty"));
+    text.map(str::to_owned).ok_or_else(wrong)
+}
+
+fn needed(name: &str) -> Response {
+    Response::error(400, format!("field {name:?} is needed"))
+}
+
 fn weight_of(value: &Value) -> Result<u32, Response> {
-    let weight = value.as_u64().filter(|weight| *weight <= WEIGHT_MAX);
-    // It fits: the bound is far below 32 bits.
+    // 3.0 is a whole number, too, and many a language writes it so.
+    let whole = value.as_f64().filter(|weight| weight.fract() == 0.0);
+    let weight = whole.filter(|weight| (0.0..=f64::from(WEIGHT_MAX)).contains(weight));
     weight.map(|weight| weight as u32).ok_or_else(|| {
         let reason = format!("field \"weight\" must be a whole number from 0 to {WEIGHT_MAX}");
         Response::error(400, reason)
@@ -111,4 +166,4 @@ fn weight_of(value: &Value) -> Result<u32, Response> {
 }
 
 /// As in the configuration.
-const WEIGHT_MAX: u64 = 65_535;
+pub(super) const WEIGHT_MAX: u16 = 65_535;

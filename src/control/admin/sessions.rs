@@ -1,5 +1,6 @@
 //! `/v1/sessions`: pages over all loops.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
@@ -18,17 +19,14 @@ pub(super) fn list(desk: &Desk, request: &Request) -> Result<Response, Response>
     let deadline = Instant::now() + SEARCH_MAX;
     let mut rows = Vec::new();
     let mut at = Some(start);
-    while let Some((shard, from)) = at {
+    while let Some(place) = at {
         if rows.len() >= limit || Instant::now() > deadline {
             break;
         }
-        (filter.from, filter.limit) = (from, limit - rows.len());
-        let (page, next) = ask(desk, shard, &filter)?;
+        filter.limit = limit - rows.len();
+        let (page, next) = page(desk, &mut filter, place)?;
         rows.extend(page);
-        at = match next {
-            Some(next) => Some((shard, next)),
-            None => Some((shard + 1, 0)).filter(|(shard, _)| *shard < desk.board.shards()),
-        };
+        at = next;
     }
     let fleet = desk.fleet();
     let sessions: Vec<Value> = rows.iter().map(|row| session(&fleet, row)).collect();
@@ -53,7 +51,7 @@ pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
             };
             let (rows, next) = ask(desk, shard, &filter)?;
             if let Some(row) = rows.first() {
-                return Ok(Response::json(200, session(&desk.fleet(), row)));
+                return Ok(Response::json(200, detail(&desk.fleet(), row)));
             }
             if Instant::now() > deadline {
                 return Err(Response::silent());
@@ -68,7 +66,11 @@ pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
 pub(super) fn abort(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     request.fields(&[])?;
     let number = id_of(id)?;
-    tell(desk, id, |ticket| Mail::AbortSession { ticket, id: number })?;
+    tell(desk, id, |ticket, from| Mail::AbortSession {
+        ticket,
+        id: number,
+        from,
+    })?;
     Ok(Response::json(200, json!({ "id": id, "aborted": true })))
 }
 
@@ -76,28 +78,90 @@ pub(super) fn abort(desk: &Desk, id: &str, request: &Request) -> Result<Response
 pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     request.fields(&[])?;
     let number = id_of(id)?;
-    tell(desk, id, |ticket| Mail::MoveSession { ticket, id: number })?;
+    tell(desk, id, |ticket, from| Mail::MoveSession {
+        ticket,
+        id: number,
+        from,
+    })?;
     Ok(Response::json(200, json!({ "id": id, "moving": true })))
 }
 
-/// Tells all loops; one of them has the session, or none.
-fn tell(desk: &Desk, id: &str, mail: impl Fn(u64) -> Mail) -> Result<(), Response> {
-    let answers = desk.board.ask_all(mail);
-    if answers
-        .iter()
-        .any(|answer| matches!(answer, Answer::Done(true)))
-    {
-        return Ok(());
+/// Tells one loop after the other, until one has the session. Each looks at so many slots at a time.
+fn tell(desk: &Desk, id: &str, mail: impl Fn(u64, u32) -> Mail) -> Result<(), Response> {
+    let mut silent = false;
+    for shard in 0..desk.board.shards() {
+        let mut from = Some(0);
+        while let Some(start) = from {
+            from = match desk.board.ask(shard, |ticket| mail(ticket, start)) {
+                Some(Answer::Done(true)) => return Ok(()),
+                Some(Answer::Further(next)) => Some(next),
+                Some(Answer::Done(false)) => None,
+                Some(Answer::Snapshot(_) | Answer::Sessions { .. }) | None => {
+                    silent = true;
+                    None
+                }
+            };
+        }
     }
-    match answers.len() == desk.board.shards() {
-        true => Err(missing(id)),
-        // The one that is silent may have it.
-        false => Err(Response::silent()),
+    // The one that is silent may have it.
+    Err(if silent {
+        Response::silent()
+    } else {
+        missing(id)
+    })
+}
+
+/// All sessions of all loops, page by page. Ends with the first error.
+pub(super) struct Pages {
+    desk: Arc<Desk>,
+    at: Option<Place>,
+}
+
+impl Pages {
+    pub(super) fn new(desk: Arc<Desk>) -> Pages {
+        Pages {
+            desk,
+            at: Some((0, 0)),
+        }
     }
 }
 
+impl Iterator for Pages {
+    type Item = Result<Vec<SessionRow>, Response>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut filter = Filter {
+            limit: LIMIT_MAX,
+            ..Filter::default()
+        };
+        let found = page(&self.desk, &mut filter, self.at.take()?);
+        Some(found.map(|(rows, next)| {
+            self.at = next;
+            rows
+        }))
+    }
+}
+
+/// A loop, and a slot there.
+type Place = (usize, u32);
+
 /// Some rows of a loop, and the slot to go on from.
 type Page = (Vec<SessionRow>, Option<u32>);
+
+/// A page from that place on, and the place of the next one.
+fn page(
+    desk: &Desk,
+    filter: &mut Filter,
+    (shard, from): Place,
+) -> Result<(Vec<SessionRow>, Option<Place>), Response> {
+    filter.from = from;
+    let (rows, next) = ask(desk, shard, filter)?;
+    let next = match next {
+        Some(next) => Some((shard, next)),
+        None => Some((shard + 1, 0)).filter(|(shard, _)| *shard < desk.board.shards()),
+    };
+    Ok((rows, next))
+}
 
 fn ask(desk: &Desk, shard: usize, filter: &Filter) -> Result<Page, Response> {
     let filter = filter.clone();
@@ -106,15 +170,17 @@ fn ask(desk: &Desk, shard: usize, filter: &Filter) -> Result<Page, Response> {
         .ask(shard, |ticket| Mail::List { ticket, filter })
     {
         Some(Answer::Sessions { rows, next }) => Ok((rows, next)),
-        Some(Answer::Done(_) | Answer::Snapshot(_)) | None => Err(Response::silent()),
+        Some(Answer::Done(_) | Answer::Further(_) | Answer::Snapshot(_)) | None => {
+            Err(Response::silent())
+        }
     }
 }
 
 /// The filter, the page's size, and where it begins.
-fn asked(desk: &Desk, request: &Request) -> Result<(Filter, usize, (usize, u32)), Response> {
+fn asked(desk: &Desk, request: &Request) -> Result<(Filter, usize, Place), Response> {
     let bad = |reason: String| Response::error(400, reason);
     let (mut filter, mut limit, mut start) = (Filter::default(), LIMIT_USUAL, (0, 0));
-    for (name, value) in request.params(&["server", "state", "limit", "after"])? {
+    for (name, value) in request.params(&PARAMS)? {
         match name.as_str() {
             "server" => {
                 let server = desk.fleet().find(&value);
@@ -127,6 +193,7 @@ fn asked(desk: &Desk, request: &Request) -> Result<(Filter, usize, (usize, u32))
                 }
                 filter.state = Some(value);
             }
+            "search" => filter.text = Some(value).filter(|text| !text.is_empty()),
             "limit" => {
                 let number = value.parse().ok();
                 limit = number
@@ -156,7 +223,7 @@ fn id_of(text: &str) -> Result<u128, Response> {
         .ok_or_else(|| missing(text))
 }
 
-fn missing(id: &str) -> Response {
+pub(super) fn missing(id: &str) -> Response {
     Response::error(404, format!("no session {id:?}"))
 }
 
@@ -181,8 +248,39 @@ fn session(fleet: &Fleet, row: &SessionRow) -> Value {
     })
 }
 
-const PHASES: [Phase; 8] = [
+/// What its page shows beside what the list has.
+fn detail(fleet: &Fleet, row: &SessionRow) -> Value {
+    let seconds = |ms: u32| f64::from(ms) * 1e-3;
+    let mut value = session(fleet, row);
+    let server = row
+        .server
+        .and_then(|server| fleet.servers.get(usize::from(server)));
+    let bound = matches!(row.phase, Phase::Open | Phase::Moving | Phase::Finishing);
+    value["age_seconds"] = json!(seconds(row.age));
+    value["waiting_seconds"] = json!(row.waiting.map(seconds));
+    value["confirmed"] = json!(row.confirmed);
+    value["unconfirmed"] = json!(row.messages_up.saturating_sub(row.confirmed));
+    value["legs"] = json!({
+        "client": { "address": row.client.to_string(), "connected": row.has_client },
+        "upstream": server.map(|server| json!({
+            "server": server.id,
+            "url": server.url,
+            "address": server.address.to_string(),
+            "connected": bound,
+        })),
+    });
+    value
+}
+
+pub(super) const PATH: &str = "/v1/sessions";
+
+/// What a list may be asked with.
+pub(super) const PARAMS: [&str; 5] = ["server", "state", "search", "limit", "after"];
+
+/// All there are, to ask for.
+pub(super) const PHASES: [Phase; 9] = [
     Phase::Greeting,
+    Phase::Serving,
     Phase::Admitting,
     Phase::Open,
     Phase::Moving,
@@ -193,8 +291,8 @@ const PHASES: [Phase; 8] = [
 ];
 
 /// Sessions of a page, unless asked for otherwise, and at most: some 300 KiB.
-const LIMIT_USUAL: usize = 100;
-const LIMIT_MAX: usize = 1_000;
+pub(super) const LIMIT_USUAL: usize = 100;
+pub(super) const LIMIT_MAX: usize = 1_000;
 
 /// For one request, however many slots there are to look at.
 const SEARCH_MAX: Duration = Duration::from_secs(5);

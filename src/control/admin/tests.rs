@@ -9,11 +9,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::*;
-use crate::fleet::{Balance, Pool, Server, ServerState};
-use crate::kit::Rate;
+use crate::control::config::{PoolConfig, PoolKind};
+use crate::control::resolver::{Lookup, Names};
+use crate::fleet::{Pool, Server, ServerState};
 use crate::session::Phase;
 use crate::shard::mail::Filter;
+use crate::shard::news::News;
 use crate::shard::stats::{SessionRow, Stats};
+
+mod balancer;
 
 /// Two shards: a thread that answers mail, and remembers what came.
 struct Stand {
@@ -30,20 +34,14 @@ struct Scene {
     unhealthy: [bool; 3],
     /// This one answers nothing.
     silent: Option<usize>,
+    /// Questions for all counters.
+    counted: usize,
 }
 
 fn fleet() -> Fleet {
     let pool = |name: &str, members: &[u16]| Pool {
-        name: name.to_string(),
         members: members.to_vec(),
-        balance: Balance::RoundRobin,
-        connect_rate: Arc::new(Rate::new(0)),
-        sources: Vec::new(),
-        fixed: false,
-        kind: Default::default(),
-        connections: Default::default(),
-        health: None,
-        spread: Default::default(),
+        ..Pool::new(name, Default::default())
     };
     let server = |id: &str, port: u16, pool| {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -60,6 +58,18 @@ fn fleet() -> Fleet {
     }
 }
 
+/// Of the pools above. `twins` has two addresses, other names have none.
+fn recruiter(pools: &[&str]) -> Recruiter {
+    let pool = |name: &&str| PoolConfig::new(*name, PoolKind::Websocket, Default::default());
+    let lookup: Lookup = Arc::new(|host, port| match host {
+        "twins" => Ok([1, 2]
+            .map(|n| SocketAddr::from(([10, 0, 0, n], port)))
+            .to_vec()),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    });
+    Recruiter::new(pools.iter().map(pool).collect(), lookup, Names::new().0)
+}
+
 /// Shard n has the sessions n0 to n4, in slots 0, 10, 20..; the odd ones are held.
 fn rows(shard: usize) -> Vec<(u32, SessionRow)> {
     let row = |n: u32| SessionRow {
@@ -74,6 +84,9 @@ fn rows(shard: usize) -> Vec<(u32, SessionRow)> {
         messages_up: 3,
         messages_down: 4,
         journal_bytes: 5,
+        confirmed: 3,
+        has_client: true,
+        waiting: None,
     };
     (0..5).map(|n| (10 * n, row(n))).collect()
 }
@@ -134,11 +147,12 @@ fn reply(scene: &Mutex<Scene>, shard: usize, mail: Mail) -> Option<(u64, Answer)
     let has = |id: u128| rows(shard).iter().any(|(_, row)| row.id == id);
     match mail {
         Mail::Count { ticket } => {
+            scene.counted += 1;
             let snapshot = snapshot(shard, &scene);
             Some((ticket, Answer::Snapshot(Box::new(snapshot))))
         }
         Mail::List { ticket, filter } => Some((ticket, page(shard, &filter))),
-        Mail::MoveSession { ticket, id } | Mail::AbortSession { ticket, id } => {
+        Mail::MoveSession { ticket, id, .. } | Mail::AbortSession { ticket, id, .. } => {
             scene.told.push(format!("{shard} session {id}"));
             Some((ticket, Answer::Done(has(id))))
         }
@@ -156,6 +170,14 @@ fn reply(scene: &Mutex<Scene>, shard: usize, mail: Mail) -> Option<(u64, Answer)
 
 impl Stand {
     fn new(token: Option<&str>, annex: Option<Arc<dyn Annex>>) -> Stand {
+        Stand::built(token, annex, |_| {})
+    }
+
+    fn built(
+        token: Option<&str>,
+        annex: Option<Arc<dyn Annex>>,
+        change: impl FnOnce(&mut Desk),
+    ) -> Stand {
         let (post, mails) = mpsc::channel::<(usize, Mail)>();
         let post = Mutex::new(post);
         let send = move |shard, mail| drop(post.lock().unwrap().send((shard, mail)));
@@ -171,7 +193,9 @@ impl Stand {
                 }
             }
         });
-        let desk = Arc::new(Desk::new(board, fleet(), 1 << 20));
+        let mut desk = Desk::new(board, fleet(), 1 << 20, recruiter(&["chat", "game"]));
+        change(&mut desk);
+        let desk = Arc::new(desk);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = serve(listener, Arc::clone(&desk), token.map(String::from), annex).unwrap();
         Stand {
@@ -253,11 +277,31 @@ impl Got {
             head,
             body: String::new(),
         };
+        if got.header("Transfer-Encoding") == Some("chunked") {
+            while !bodiless && got.read_chunk(stream)? {}
+            return Ok(got);
+        }
         let length = got.header("Content-Length").unwrap().parse().unwrap();
         let mut body = vec![0; if bodiless { 0 } else { length }];
         stream.read_exact(&mut body)?;
         got.body = String::from_utf8(body).unwrap();
         Ok(got)
+    }
+
+    /// False: it was the last.
+    fn read_chunk(&mut self, stream: &mut TcpStream) -> std::io::Result<bool> {
+        let mut size = Vec::new();
+        while !size.ends_with(b"\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            size.push(byte[0]);
+        }
+        let size = std::str::from_utf8(&size[..size.len() - 2]).unwrap();
+        let mut chunk = vec![0; usize::from_str_radix(size, 16).unwrap() + 2];
+        stream.read_exact(&mut chunk)?;
+        let text = std::str::from_utf8(&chunk).unwrap();
+        self.body += text.strip_suffix("\r\n").unwrap();
+        Ok(chunk.len() > 2)
     }
 
     fn header(&self, name: &str) -> Option<&str> {
@@ -300,27 +344,30 @@ fn reading_routes_answer() {
             "\"id\":\"b@::1\"",
         ),
         ("/v1/servers/zz", 404, "application/json", "no server"),
-        ("/v1/servers/", 404, "application/json", "not supported yet"),
+        ("/v1/servers/", 404, "application/json", "no such route"),
         ("/v1/sessions", 200, "application/json", "\"next\":null"),
-        ("/v1/events", 404, "application/json", "not supported yet"),
         (
-            "/v1/openapi.json",
-            404,
-            "application/json",
-            "not supported yet",
+            "/dashboard",
+            200,
+            "text/html; charset=utf-8",
+            "<!doctype html>",
         ),
+        ("/dashboard.css", 200, "text/css; charset=utf-8", ":root"),
+        (
+            "/dashboard.js",
+            200,
+            "text/javascript; charset=utf-8",
+            "\"use strict\"",
+        ),
+        ("/v1/openapi.json", 200, "application/json", "\"openapi\""),
         (
             "/debug/pprof/heap",
             404,
             "application/json",
-            "not supported yet",
+            "allocator is not wsteady's",
         ),
-        (
-            "/backend/list",
-            404,
-            "application/json",
-            "not supported yet",
-        ),
+        ("/backend/list", 200, "application/json", "\"tripped\""),
+        ("/backend/lists", 404, "application/json", "\"failed\""),
         ("/nothing", 404, "application/json", "no such route"),
     ];
     for (path, status, kind, part) in rows {
@@ -388,8 +435,8 @@ fn changes_reach_all_shards_and_are_idempotent() {
         ),
         (
             "PATCH /v1/servers/a",
-            r#"{"weight":7,"state":"enabled"}"#,
-            r#""weight":7"#,
+            r#"{"weight":7.0,"state":"enabled"}"#,
+            r#""weight":7,"#,
             &[
                 "Weight { server: 0, weight: 7 }",
                 "State { server: 0, state: Enabled }",
@@ -505,13 +552,70 @@ fn what_is_wrong_is_named_and_changes_nothing() {
             404,
             "no session",
         ),
+        ("POST /v1/servers", "", 400, "\"pool\" is needed"),
+        ("POST /v1/servers", r#"{"url":"ws://h"}"#, 400, "\"pool\""),
         (
             "POST /v1/servers",
-            r#"{"url":"ws://h"}"#,
-            404,
-            "not supported yet",
+            r#"{"pool":"chat","url":""}"#,
+            400,
+            "\"url\"",
         ),
-        ("DELETE /v1/servers/a", "", 404, "not supported yet"),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"ws://10.0.0.1","id":7}"#,
+            400,
+            "\"id\"",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"x","url":"ws://10.0.0.1"}"#,
+            400,
+            "chat, game",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"http://10.0.0.1"}"#,
+            400,
+            "ws://",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"ws://10.0.0.1","id":"a b"}"#,
+            400,
+            "a b",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"ws://10.0.0.1","weight":65536}"#,
+            400,
+            "weight",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"ws://10.0.0.1","id":"a"}"#,
+            409,
+            "id a",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"game","url":"ws://127.0.0.1:9001","id":"a"}"#,
+            409,
+            "id a",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"ws://127.0.0.1:9001","id":"a","weight":2}"#,
+            409,
+            "weight 1",
+        ),
+        (
+            "POST /v1/servers",
+            r#"{"pool":"chat","url":"ws://nowhere:1"}"#,
+            422,
+            "nowhere",
+        ),
+        ("DELETE /v1/servers/zz", "", 404, "\"zz\""),
+        ("DELETE /v1/servers/a", r#"{"now":1}"#, 400, "\"now\""),
         ("GET /v1/sessions?limit=0", "", 400, "limit"),
         ("GET /v1/sessions?limit=1001", "", 400, "limit"),
         ("GET /v1/sessions?state=asleep", "", 400, "asleep"),
@@ -521,6 +625,8 @@ fn what_is_wrong_is_named_and_changes_nothing() {
         ("GET /v1/sessions?limits=1", "", 400, "limits"),
         ("GET /v1/sessions?limit=1&limit=2", "", 400, "twice"),
         ("GET /v1/sessions?state=%ff", "", 400, "UTF-8"),
+        ("GET /v1/servers?state=enabled", "", 400, "\"state\""),
+        ("DELETE /v1/servers/a?force=1", "", 400, "\"force\""),
     ];
     for (line, body, status, part) in rows {
         let got = stand.change(line, body);
@@ -542,7 +648,7 @@ fn a_wrong_method_is_405_and_says_which_are_right() {
     let rows = [
         ("POST", "/healthz", "GET, HEAD"),
         ("DELETE", "/metrics", "GET, HEAD"),
-        ("PUT", "/v1/servers/a", "GET, HEAD, PATCH"),
+        ("PUT", "/v1/servers/a", "GET, HEAD, PATCH, DELETE"),
         ("POST", "/v1/sessions", "GET, HEAD"),
         ("PATCH", "/v1/sessions/0", "GET, HEAD, DELETE"),
         // Changes never by GET: an image in a page could send it.
@@ -630,6 +736,7 @@ fn s01_v41_what_a_foreign_page_can_send_is_refused_and_changes_nothing() {
     let page = stand.get("/");
     let policy = page.header("Content-Security-Policy").unwrap();
     assert!(policy.contains("frame-ancestors 'none'"));
+    assert!(!policy.contains("unsafe"), "{policy}");
 }
 
 #[test]
@@ -638,7 +745,10 @@ fn s02_the_token_is_needed_by_all_but_the_checks_of_health() {
     let right = "Authorization: Bearer sesame-1";
     let rows: &[(&str, &[&str], u16)] = &[
         ("/v1/stats", &[], 401),
-        ("/", &[], 401),
+        // The dashboard asks for the token itself; its files are no secret.
+        ("/", &[], 200),
+        ("/dashboard.js", &[], 200),
+        ("/v1/events", &[], 401),
         ("/metrics", &[], 401),
         ("/nothing", &[], 401),
         ("//healthz", &[], 401),
@@ -995,22 +1105,6 @@ fn an_annex_is_asked_first_and_behind_the_same_guard() {
 }
 
 #[test]
-fn the_page_uses_nothing_from_outside_and_writes_no_markup() {
-    let page = include_str!("page.html");
-    for forbidden in [
-        "http:",
-        "https:",
-        "//cdn",
-        "innerHTML",
-        "insertAdjacent",
-        "document.write",
-        "eval(",
-    ] {
-        assert!(!page.contains(forbidden), "{forbidden}");
-    }
-}
-
-#[test]
 fn openmetrics_comes_if_asked_for() {
     let stand = Stand::new(None, None);
     let lines = ["Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5"];
@@ -1019,4 +1113,233 @@ fn openmetrics_comes_if_asked_for() {
     assert_eq!(got.header("Content-Type"), Some(kind));
     assert!(got.body.ends_with("# EOF\n"));
     assert!(!stand.get("/metrics").body.contains("# EOF"));
+}
+
+#[test]
+fn servers_are_added_and_removed() {
+    let stand = Stand::new(None, None);
+    let add = |body: &str| stand.change("POST /v1/servers", body);
+    let ids = |got: &Got| -> Vec<String> {
+        let rows = got.json()["servers"].as_array().unwrap().clone();
+        rows.iter()
+            .map(|row| row["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let body = r#"{"pool":"game","url":"ws://10.0.0.9:80/x","weight":3}"#;
+    let got = add(body);
+    assert_eq!(
+        (got.status, ids(&got)),
+        (201, vec!["10-0-0-9-80".to_owned()])
+    );
+    let row = &got.json()["servers"][0];
+    assert_eq!(
+        (row["pool"].as_str(), row["weight"].as_u64()),
+        (Some("game"), Some(3))
+    );
+    assert_eq!(row["state"], "enabled");
+    // Its home is the last to hear of it: number 3 of two shards.
+    let joined = |told: Vec<String>| -> Vec<String> {
+        let joined = told.into_iter().filter(|one| one.contains("Join"));
+        joined.map(|one| one.chars().take(20).collect()).collect()
+    };
+    assert_eq!(
+        joined(stand.told()),
+        ["0 Join { server: 3, ", "1 Join { server: 3, "]
+    );
+    // Once more is no mistake, and nothing happens.
+    let got = add(body);
+    assert_eq!(
+        (got.status, ids(&got)),
+        (200, vec!["10-0-0-9-80".to_owned()])
+    );
+    assert!(joined(stand.told()).is_empty());
+    // The same host in another pool: the id says which.
+    let got = add(r#"{"pool":"chat","url":"ws://10.0.0.9:80/x"}"#);
+    assert_eq!(
+        (got.status, ids(&got)),
+        (201, vec!["chat.10-0-0-9-80".to_owned()])
+    );
+    let got = add(r#"{"pool":"chat","url":"ws://twins:80","id":"t"}"#);
+    assert_eq!(
+        (got.status, ids(&got)),
+        (201, vec!["t@10.0.0.1".to_owned(), "t@10.0.0.2".to_owned()])
+    );
+    let got = add(r#"{"pool":"chat","url":"ws://twins:80","id":"t"}"#);
+    assert_eq!((got.status, ids(&got).len()), (200, 2));
+    stand.told();
+    let got = stand.change("DELETE /v1/servers/10-0-0-9-80", "");
+    assert_eq!(
+        (got.status, got.json()["state"].as_str()),
+        (200, Some("gone"))
+    );
+    let gone = [
+        "0 State { server: 3, state: Gone }",
+        "1 State { server: 3, state: Gone }",
+    ];
+    assert_eq!(stand.told(), gone);
+    assert_eq!(
+        stand.change("DELETE /v1/servers/10-0-0-9-80", "").status,
+        404
+    );
+    assert_eq!(stand.get("/v1/servers/10-0-0-9-80").status, 404);
+    // Its id is free again, and means another server.
+    assert_eq!(add(body).status, 201);
+    assert_eq!(
+        joined(stand.told()),
+        ["0 Join { server: 7, ", "1 Join { server: 7, "]
+    );
+}
+
+/// The events of a stream: names and data, as they come.
+struct Stream {
+    stream: TcpStream,
+    text: String,
+}
+
+impl Stream {
+    fn open(stand: &Stand, lines: &[&str]) -> Stream {
+        let mut stream = stand.connect();
+        let request = stand.text("GET /v1/events", lines, "");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut stream = Stream {
+            stream,
+            text: String::new(),
+        };
+        let head = stream.part("\r\n\r\n").to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        assert!(head.contains("content-type: text/event-stream"), "{head}");
+        assert!(!head.contains("content-length"), "{head}");
+        assert!(stream.part("\n\n").starts_with("retry: "));
+        stream
+    }
+
+    fn part(&mut self, end: &str) -> String {
+        loop {
+            if let Some((part, rest)) = self.text.split_once(end) {
+                let (part, rest) = (part.to_string(), rest.to_string());
+                self.text = rest;
+                return part;
+            }
+            let mut buffer = [0; 4096];
+            let count = self.stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "the stream has ended: {}", self.text);
+            self.text += std::str::from_utf8(&buffer[..count]).unwrap();
+        }
+    }
+
+    /// The next event of that name, with its id.
+    fn next(&mut self, name: &str) -> (Option<String>, Value) {
+        loop {
+            let event = self.part("\n\n");
+            let field = |name: &str| {
+                let mut lines = event.lines();
+                lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            };
+            if field("event") == Some(name) {
+                let data = serde_json::from_str(field("data").unwrap()).unwrap();
+                return (field("id").map(str::to_string), data);
+            }
+        }
+    }
+}
+
+fn breaker(server: u16) -> News {
+    News::Breaker { server, open: true }
+}
+
+#[test]
+fn a_stream_has_the_numbers_once_a_second_and_news_at_once() {
+    let stand = Stand::new(None, None);
+    let mut stream = Stream::open(&stand, &[]);
+    let (_, history) = stream.next("history");
+    assert_eq!(history["columns"][0], "time");
+    let (id, stats) = stream.next("stats");
+    assert_eq!(id, None, "nothing to go on from");
+    assert_eq!(stats["messages"]["up"], 18);
+    assert_eq!(stats["recent"]["up_per_second"], 0.0);
+    assert_eq!(stats["recent"]["loops_busy"], json!([0.0, 0.0]));
+    let (_, servers) = stream.next("servers");
+    assert_eq!(servers, stand.get("/v1/servers").json());
+    stand.desk.newsroom.tell(breaker(1));
+    let (id, news) = stream.next("server");
+    assert_eq!(news["server"], "b@::1");
+    assert_eq!(
+        (&news["change"], &news["to"]),
+        (&json!("breaker"), &json!("open"))
+    );
+    // Who was cut off gets what came behind the last that it knows, and nothing twice.
+    stand.desk.newsroom.tell(breaker(2));
+    let (last, _) = stream.next("server");
+    let header = format!("Last-Event-ID: {}", id.unwrap());
+    let mut again = Stream::open(&stand, &[&header]);
+    assert!(
+        !again.next("history").1["rows"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    let (id, news) = again.next("server");
+    assert_eq!((id, &news["server"]), (last, &json!("c")));
+    // One of another process gets all that there is.
+    let mut other = Stream::open(&stand, &["Last-Event-ID: 12-1"]);
+    assert_eq!(other.next("server").1["server"], "b@::1");
+}
+
+#[test]
+fn fifty_viewers_cost_the_loops_no_more_than_one() {
+    let stand = Stand::new(None, None);
+    let mut streams: Vec<Stream> = (0..50).map(|_| Stream::open(&stand, &[])).collect();
+    let counted = || stand.scene.lock().unwrap().counted;
+    let before = counted();
+    for _ in 0..2 {
+        streams
+            .iter_mut()
+            .for_each(|stream| drop(stream.next("stats")));
+    }
+    // Two shards, and a look more at most while this test was slow to read.
+    let asked = counted() - before;
+    assert!((2..=6).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_loop_that_is_silent_is_told() {
+    let stand = Stand::new(None, None);
+    stand.scene.lock().unwrap().silent = Some(1);
+    let (_, data) = Stream::open(&stand, &[]).next("silent");
+    assert_eq!(data["error"], "a loop does not answer");
+}
+
+#[test]
+fn viewers_are_bounded_and_take_no_place_of_the_checks() {
+    let stand = Stand::new(None, None);
+    let streams: Vec<Stream> = (0..events::VIEWERS_MAX)
+        .map(|_| Stream::open(&stand, &[]))
+        .collect();
+    assert!(streams.len() > server::CONNECTIONS_MAX);
+    assert_eq!(stand.desk.newsroom.viewers(), streams.len());
+    let refused = stand.get("/v1/events");
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("Retry-After"), Some("10"));
+    assert!(refused.error().contains("100 viewers"), "{refused:?}");
+    assert_eq!(stand.get("/healthz").status, 200);
+    drop(streams);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while stand.desk.newsroom.viewers() > 0 {
+        assert!(Instant::now() < deadline, "their places are not given back");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn streams_end_when_the_server_stops() {
+    let mut stand = Stand::new(None, None);
+    let mut stream = Stream::open(&stand, &[]);
+    stream.next("history");
+    // Also while a loop hangs, which must not hold up the end.
+    stand.scene.lock().unwrap().silent = Some(0);
+    let begun = Instant::now();
+    stand.server.take().unwrap().stop();
+    assert!(begun.elapsed() < Duration::from_millis(1_500));
+    let mut rest = String::new();
+    stream.stream.read_to_string(&mut rest).unwrap();
 }

@@ -42,12 +42,14 @@ pub(super) fn stats(desk: &Desk, snapshots: &[Snapshot]) -> Value {
                 stats.servers.iter().map(|server| server.sessions_total).sum()
             }),
         },
-        "messages": messages(tallies),
+        "messages": messages(tallies.clone()),
+        "requests": requests(tallies),
         "hold_seconds": quantiles(snapshots, |stats| &stats.hold, 1e-3),
         "relay_seconds": quantiles(snapshots, |stats| &stats.relay, 1e-6),
         "buffer_bytes": sum(|snapshot| snapshot.buffer_bytes),
         "kept_bytes": sum(|snapshot| snapshot.kept_bytes),
-        "memory_limit_bytes": desk.memory_limit,
+        "memory_limit_bytes": desk.memory_limit.load(Relaxed),
+        "viewers": desk.newsroom.viewers(),
         "faults": sum(|snapshot| snapshot.stats.faults),
         "loops": snapshots.iter().map(each_loop).collect::<Vec<_>>(),
     })
@@ -55,7 +57,9 @@ pub(super) fn stats(desk: &Desk, snapshots: &[Snapshot]) -> Value {
 
 pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
     let fleet = desk.fleet();
-    let pools = fleet.pools.iter().enumerate().map(|(number, pool)| {
+    let here = fleet.pools.iter().enumerate();
+    let here = here.filter(|(_, pool)| !pool.retired);
+    let pools = here.map(|(number, pool)| {
         let live = pool.members.iter().filter(|id| {
             let place = &fleet.servers[usize::from(**id)];
             place.state != ServerState::Gone
@@ -69,7 +73,7 @@ pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
             .map(|id| fleet.servers[usize::from(*id)].id.as_str());
         let tallies = snapshots
             .iter()
-            .filter_map(|snapshot| snapshot.stats.pools.get(number));
+            .filter_map(|snapshot| snapshot.stats.pool(number));
         json!({
             "name": pool.name,
             "kind": kind_name(pool.kind),
@@ -131,6 +135,17 @@ fn messages<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Value {
     })
 }
 
+/// Calls of bridges and HTTP pools.
+fn requests<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Value {
+    let (mut started, mut failed, mut succeeded) = (0, 0, 0);
+    for tally in tallies {
+        started += tally.requests_started;
+        failed += tally.requests_failed;
+        succeeded += tally.requests_succeeded;
+    }
+    json!({ "started": started, "failed": failed, "succeeded": succeeded })
+}
+
 fn each_loop(snapshot: &Snapshot) -> Value {
     json!({
         "loop": snapshot.shard,
@@ -143,17 +158,26 @@ fn each_loop(snapshot: &Snapshot) -> Value {
     })
 }
 
-/// What people look at in a histogram; `unit` in seconds.
-fn quantiles(snapshots: &[Snapshot], of: fn(&Stats) -> &Histogram<u64>, unit: f64) -> Value {
+/// One histogram for all loops.
+pub(super) fn merged(
+    snapshots: &[Snapshot],
+    of: fn(&Stats) -> &Histogram<u64>,
+) -> Option<Histogram<u64>> {
     let mut parts = snapshots.iter().map(|snapshot| of(&snapshot.stats));
-    let Some(mut all) = parts.next().cloned() else {
-        return Value::Null;
-    };
+    let mut all = parts.next().cloned()?;
     for part in parts {
         // All are made with the same bounds, in one place.
         let added = all.add(part);
         debug_assert!(added.is_ok());
     }
+    Some(all)
+}
+
+/// What people look at in a histogram; `unit` in seconds.
+fn quantiles(snapshots: &[Snapshot], of: fn(&Stats) -> &Histogram<u64>, unit: f64) -> Value {
+    let Some(all) = merged(snapshots, of) else {
+        return Value::Null;
+    };
     json!({
         "count": all.len(),
         "p50": all.value_at_quantile(0.5) as f64 * unit,

@@ -296,6 +296,7 @@ fn limits(config: &Config, page: &mut Page) {
     page.pair("  ", "fragments", limits.fragments);
     page.pair("  ", "message_time", duration_text(limits.message_time));
     page.pair("  ", "pings", limits.pings);
+    page.pair("  ", "min_rate", limits.min_rate);
 }
 
 fn push(push: &PushConfig, page: &mut Page) {

@@ -121,6 +121,7 @@ pub(super) const LIMITS: Section = Section {
         "fragments",
         "message_time",
         "pings",
+        "min_rate",
     ],
     later: &[],
 };

@@ -26,7 +26,9 @@ mod tests;
 
 pub use explain::explain;
 pub(crate) use keys::nearest;
-pub(crate) use legacy::{BALANCER_VARIABLES, WS2API_API, WS2API_LISTEN, WS2API_VARIABLES, Ws2api};
+pub(crate) use legacy::{
+    BALANCER_BACKEND, BALANCER_VARIABLES, WS2API_API, WS2API_LISTEN, WS2API_VARIABLES, Ws2api,
+};
 pub use legacy::{Older, Program};
 pub use model::{
     AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig, Expect,

@@ -318,6 +318,8 @@ pub struct LimitsConfig {
     pub message_time: Duration,
     /// Pings a second from a client, after a burst of 200.
     pub pings: u32,
+    /// Bytes a second that the client of a plain request must send of its body. 0: any.
+    pub min_rate: u32,
 }
 
 /// How the APIs behind bridges reach their clients.
@@ -561,6 +563,7 @@ impl Default for LimitsConfig {
             fragments: 100_000,
             message_time: Duration::from_secs(60),
             pings: 100,
+            min_rate: 500,
         }
     }
 }

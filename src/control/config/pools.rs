@@ -177,6 +177,21 @@ fn read_server(
     })
 }
 
+impl PoolConfig {
+    /// A server of this pool, as the file would have it.
+    ///
+    /// # Errors
+    /// What is wrong, and what would be right.
+    pub fn server(&self, url: &str, id: Option<&str>, weight: u32) -> Result<ServerConfig, String> {
+        let url = server_url(url, self.kind, self.target)?;
+        let id = match id {
+            Some(id) => parse::name(id)?,
+            None => url.default_id(),
+        };
+        Ok(ServerConfig { url, id, weight })
+    }
+}
+
 /// A server's URL in the form that its pool's kind and target need.
 fn server_url(text: &str, kind: PoolKind, target: Target) -> Result<ServerUrl, String> {
     let (scheme, form) = url_form(kind);

@@ -174,7 +174,8 @@ fn read_limits(root: &Fields<'_>, limits: &mut LimitsConfig, findings: &mut Find
     );
     let some = || parse::number_within(1, u32::MAX);
     findings.fill(&fields, "connections", &mut limits.connections, some());
-    findings.only(&fields, "per_address", "0");
+    let any = || parse::number_within(0, u32::MAX);
+    findings.fill(&fields, "per_address", &mut limits.per_address, any());
     // No browser gets by with less than 1 KiB; a longer head than 1 MiB is an attack.
     findings.fill(
         &fields,
@@ -205,6 +206,7 @@ fn read_limits(root: &Fields<'_>, limits: &mut LimitsConfig, findings: &mut Find
         parse::some_time,
     );
     findings.fill(&fields, "pings", &mut limits.pings, some());
+    findings.fill(&fields, "min_rate", &mut limits.min_rate, any());
 }
 
 fn read_push(root: &Fields<'_>, push: &mut PushConfig, findings: &mut Findings) {
@@ -356,16 +358,6 @@ impl Findings {
             .and_then(|kept| kept.get(nth))
             .unwrap_or(&nth);
         format!("{list}[{index}]")
-    }
-
-    /// Lets a key pass that only a later version can fill, as long as it says the default.
-    pub fn only(&mut self, fields: &Fields<'_>, key: &str, default: &str) {
-        let shown = if default.is_empty() { "\"\"" } else { default };
-        let unchanged = |text: &str| match text == default {
-            true => Ok(()),
-            false => Err(format!("{LATER}; leave it at {shown}")),
-        };
-        self.fill(fields, key, &mut (), unchanged);
     }
 
     /// Reports a key that is missing from a map that stands at `place`.

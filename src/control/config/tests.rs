@@ -31,7 +31,7 @@ session: { buffer: 5MiB, hold: 30s, admit: 5s, confirm: received, overflow: paus
 trusted_proxies: []
 origins: []
 limits: { memory: 4GiB, connections: 1000000, per_address: 0, header: 16KiB, message: 16MiB, handshake: 10s, socket_buffer: 0,
-          fragments: 100000, message_time: 60s, pings: 100 }   # of one message (1009); of one message (1008); a second and client after a burst of 200 (1008)
+          fragments: 100000, message_time: 60s, pings: 100, min_rate: 500 }   # of one message (1009); of one message (1008); a second and client after a burst of 200 (1008)
 push: { path: /, allow: [], token: "" }
 drain: 30s
 log: { level: info, format: text }

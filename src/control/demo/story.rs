@@ -290,6 +290,9 @@ mod tests {
             messages_up: 1,
             messages_down: 2,
             journal_bytes: 3,
+            confirmed: 3,
+            has_client: true,
+            waiting: None,
         }
     }
 

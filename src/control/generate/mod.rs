@@ -5,6 +5,7 @@ mod man;
 use clap::Command;
 use clap_complete::{Generator, Shell};
 
+use super::admin::openapi;
 use super::preflight;
 pub use man::man;
 
@@ -30,6 +31,11 @@ pub fn unit() -> &'static str {
 /// The file for `/etc/sysctl.d`.
 pub fn sysctl() -> String {
     preflight::drop_in()
+}
+
+/// The admin API's description, as `GET /v1/openapi.json` has it.
+pub fn openapi() -> String {
+    format!("{:#}\n", openapi::document())
 }
 
 #[cfg(test)]

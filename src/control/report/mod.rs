@@ -12,6 +12,7 @@ use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
 
+use crate::control::log;
 use crate::fleet::{Fleet, Kind, Server, ServerState};
 use crate::session::{End, Loss, Sizes, Tally, Times};
 use crate::shard::stats::{ServerStats, Snapshot, Stats};
@@ -47,6 +48,7 @@ pub fn metrics(
     times_and_sizes(&mut page, &sums);
     servers(&mut page, &sums, fleet);
     loops(&mut page, snapshots, memory_limit);
+    log_lines(&mut page);
     process::write(&mut page);
     if let Some(frontend) = frontend {
         legacy::write(&mut page, &sums, fleet, frontend);
@@ -353,6 +355,13 @@ fn loops(page: &mut Page, snapshots: &[Snapshot], memory_limit: u64) {
         "What all journals and queues may take.",
         memory_limit,
     );
+    let pressure = snapshots.iter().map(|one| one.stats.pressure as u64).max();
+    page.single(
+        "wsteady_memory_pressure",
+        GAUGE,
+        "How short memory is: 0 not, 1 plain HTTP connections end with their answers, 2 new clients get 503.",
+        pressure.unwrap_or(0),
+    );
     page.single(
         "wsteady_kept_bytes",
         GAUGE,
@@ -384,6 +393,22 @@ fn loops(page: &mut Page, snapshots: &[Snapshot], memory_limit: u64) {
     for snapshot in snapshots {
         page.sample(&[("loop", &snapshot.shard)], snapshot.stats.turns);
     }
+}
+
+fn log_lines(page: &mut Page) {
+    let missing = log::missing();
+    page.single(
+        "wsteady_log_lines_lost_total",
+        COUNTER,
+        "Log lines that stderr did not take in time, or not at all.",
+        missing.lost,
+    );
+    page.single(
+        "wsteady_log_lines_held_back_total",
+        COUNTER,
+        "Log lines above what one kind of them may have in a second.",
+        missing.held_back,
+    );
 }
 
 /// The loops' numbers, brought together.
@@ -447,7 +472,7 @@ impl<'a> Sums<'a> {
 
     /// A pool's tallies, one per loop.
     fn tallies(&self, pool: usize) -> impl Iterator<Item = &'a Tally> + '_ {
-        self.stats().filter_map(move |stats| stats.pools.get(pool))
+        self.stats().filter_map(move |stats| stats.pool(pool))
     }
 
     fn per_pool(&self, page: &mut Page, fleet: &Fleet, number: fn(&Tally) -> u64) {

@@ -2,24 +2,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use super::*;
-use crate::fleet::{Balance, Pool};
-use crate::kit::{Prng, Rate};
+use crate::fleet::Pool;
+use crate::kit::Prng;
 
 fn fleet() -> Fleet {
     let pool = |name: &str, members: &[u16]| Pool {
-        name: name.to_string(),
         members: members.to_vec(),
-        balance: Balance::RoundRobin,
-        connect_rate: Arc::new(Rate::new(0)),
-        sources: Vec::new(),
-        fixed: false,
-        kind: Default::default(),
-        connections: Default::default(),
-        health: None,
-        spread: Default::default(),
+        ..Pool::new(name, Default::default())
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     let server = |id: &str, pool| Server::new(id.to_string(), "ws://h".into(), address, pool, 1);
@@ -445,6 +436,51 @@ fn the_older_proxies_names_have_the_same_values() {
     ] {
         assert_eq!(frontend_of(address.parse().unwrap()), name);
     }
+}
+
+/// The tables of docs/metrics.md have each metric with its type and labels, and no other.
+#[test]
+fn the_page_about_metrics_has_them_all() {
+    let mut fleet = fleet();
+    fleet.pools[1].kind = Kind::Bridge;
+    let text = metrics(&snapshots(1), &fleet, false, 1, None);
+    let series = parsed(&text);
+    let labels = |name: &str| {
+        let own = series.keys().filter(|series| {
+            let family = series.split('{').next().unwrap_or_default();
+            let ends = ["", "_bucket", "_sum", "_count"];
+            ends.iter()
+                .any(|end| family.strip_suffix(end) == Some(name))
+        });
+        let labels = own.flat_map(|series| series.split(['{', ',']).skip(1));
+        let names = labels.filter_map(|label| label.split_once("=\"").map(|(name, _)| name));
+        let names: BTreeSet<&str> = names.filter(|name| *name != "le").collect();
+        names.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let found: BTreeMap<String, (String, Vec<String>)> = types
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), (kind.to_owned(), labels(name))))
+        .collect();
+    let page = include_str!("../../../docs/metrics.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let mut told = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, name, kind, labels, says, ..] = cells[..] else {
+            panic!("too few cells: {row}");
+        };
+        let mut labels: Vec<String> = labels
+            .split(", ")
+            .map(|label| label.trim_matches('`').to_owned())
+            .filter(|label| !label.is_empty())
+            .collect();
+        labels.sort();
+        assert!(!says.is_empty() && cells.len() == 7, "{row}");
+        let known = told.insert(name.trim_matches('`').to_owned(), (kind.to_owned(), labels));
+        assert!(known.is_none(), "{name} stands twice");
+    }
+    assert_eq!(told, found);
 }
 
 /// With Prometheus's own tool, where it is installed.

@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex};
 use super::*;
 use crate::control::assemble::assemble;
 use crate::control::config::Sources;
+use crate::control::recruiter::Recruiter;
 use crate::control::switchboard::Switchboard;
 use crate::shard::Mail;
 
@@ -20,6 +21,7 @@ struct Scene {
     zone: Zone,
     lookup: Lookup,
     told: Arc<Mutex<Vec<(usize, Mail)>>>,
+    more: (Names, Inbox),
 }
 
 impl Scene {
@@ -42,8 +44,11 @@ impl Scene {
         let post = Arc::clone(&told);
         let send = move |shard, mail| post.lock().unwrap().push((shard, mail));
         let board = Arc::new(Switchboard::new(3, Box::new(send)).unwrap());
+        let (more, inbox) = Names::new();
+        let recruiter = Recruiter::new(loaded.config.pools, Arc::clone(&lookup), more.clone());
         Scene {
-            desk: Arc::new(Desk::new(board, assembly.fleet, 1 << 20)),
+            desk: Arc::new(Desk::new(board, assembly.fleet, 1 << 20, recruiter)),
+            more: (more, inbox),
             names: assembly.names,
             zone,
             lookup,
@@ -281,8 +286,10 @@ fn a_name_that_is_slow_keeps_no_other_waiting() {
         real(host, port)
     });
     scene.set("slow", &["10.0.0.3"]);
-    let Scene { desk, names, .. } = scene;
-    let resolver = Resolver::start(names, lookup, Arc::clone(&desk)).unwrap();
+    let Scene {
+        desk, names, more, ..
+    } = scene;
+    let resolver = Resolver::start(names, lookup, Arc::clone(&desk), more).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let until = |done: &dyn Fn() -> bool| {
         while !done() {

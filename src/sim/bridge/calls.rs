@@ -183,7 +183,7 @@ impl World {
 
     fn judge_post(&mut self, session: u128, head: &Head) -> u64 {
         self.hit("call: post");
-        let written = self.settings.confirm == Confirm::Written;
+        let written = self.settings.now().confirm == Confirm::Written;
         let log = self.log(session);
         let guest = log.guest;
         assert!(log.admitted, "law: no POST of guest {guest} before an ok");
@@ -213,8 +213,8 @@ impl World {
 
     fn judge_delete(&mut self, session: u128, head: &Head) -> u64 {
         self.hit("call: delete");
-        let (now, hold) = (self.now, u64::from(self.settings.hold));
-        let written = self.settings.confirm == Confirm::Written;
+        let (now, hold) = (self.now, u64::from(self.settings.least(|one| one.hold)));
+        let written = self.settings.now().confirm == Confirm::Written;
         let code = head
             .value("x-wsteady-close")
             .and_then(|text| text.parse::<u16>().ok());
@@ -240,9 +240,9 @@ impl World {
         let pushed = self.laws.dismissals.contains(&(id, code));
         let legal = match code {
             1006 => lost,
-            4409 => self.settings.replace,
+            4409 => self.settings.now().replace,
             1013 => tired,
-            1001 => self.laws.draining,
+            1001 => self.laws.drain_ends.is_some(),
             code => place.close_sent == Some(code) || pushed,
         };
         assert!(legal, "law: guest {guest} was not closed with {code}");
@@ -270,7 +270,7 @@ impl World {
                 assert!(text || kind == "application/octet-stream", "law: a type");
                 let (from, n) = codec::recognise(body, text)
                     .unwrap_or_else(|error| panic!("law: POSTs are the client's bytes: {error}"));
-                let written = self.settings.confirm == Confirm::Written;
+                let written = self.settings.now().confirm == Confirm::Written;
                 let log = self.log(asking.session);
                 let guest = log.guest;
                 assert_eq!(from as usize, guest, "law: guest {guest}'s bytes");

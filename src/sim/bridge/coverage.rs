@@ -41,6 +41,7 @@ pub const EVENTS: &[&str] = &[
     "closed: shutdown",
     "fault: an api leaves",
     "fault: another api",
+    "fault: other settings",
     "fault: black hole",
     "fault: closed behind an answer",
     "fault: closed while at rest",

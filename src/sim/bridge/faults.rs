@@ -1,12 +1,15 @@
 //! What goes wrong, by chance, and how it heals.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::people::Person;
 use super::world::World;
-use crate::fleet::ServerState;
-use crate::shard::Mail;
+use crate::fleet::{Charter, ServerState, Terms};
+use crate::session::Settings;
+use crate::shard::{Mail, Rules};
 use crate::sim::pipe::Far;
+use crate::sim::settings::threshold;
 
 impl World {
     /// One moment's chance of trouble.
@@ -21,7 +24,7 @@ impl World {
         let api = present[self.rng.below(present.len() as u32) as usize];
         let span: u32 = [20, 200, 1_000, 4_000][self.rng.below(4) as usize];
         let until = self.now + 1 + u64::from(self.rng.below(span));
-        match self.rng.below(22) {
+        match self.rng.below(23) {
             0..=2 => self.kill(api, until),
             3 => {
                 self.hit("fault: stopped");
@@ -53,6 +56,7 @@ impl World {
             }
             18 => self.join(api),
             19 => self.leave(api as u16),
+            20 => self.reload(),
             _ => self.slow_one(until),
         }
     }
@@ -104,6 +108,43 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The configuration is read again, with other times, bounds and patience. What a message is
+    /// owed stays.
+    fn reload(&mut self) {
+        self.hit("fault: other settings");
+        let (confirm, replace) = (self.settings.now().confirm, self.settings.now().replace);
+        let other = Settings {
+            confirm,
+            replace,
+            ..super::settings(&mut self.rng)
+        };
+        self.settings.change(other.clone());
+        let threshold = threshold(&mut self.rng);
+        let terms = self.fleet.servers.iter().map(|server| Terms {
+            prefix: server.prefix.clone(),
+            threshold,
+            cooldown: server.cooldown,
+        });
+        let charter = Charter {
+            pools: self.fleet.pools.clone(),
+            routes: self.fleet.routes.clone(),
+            terms: terms.collect(),
+        };
+        self.fleet.adopt(&charter);
+        let rules = Rules {
+            charter,
+            house: self.house.clone(),
+            settings: vec![other],
+        };
+        if self.rng.chance(1, 2) {
+            let doors = self.doors.len() as u32;
+            let door = self.rng.below(doors) as usize;
+            let until = self.now + u64::from(self.rng.below(300));
+            self.doors[door].mail.delay(until);
+        }
+        self.tell_all(&Mail::Rules(Arc::new(rules)));
     }
 
     /// Another API beside this one; its home hears of it last, and may hear of it late.

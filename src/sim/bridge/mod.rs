@@ -13,13 +13,14 @@ mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use self::people::{IDS, Person, Stage};
 use self::world::{BridgeSim, World};
 use super::pipe::Far;
 use super::sightings::Sightings;
 use crate::fleet::{Balance, Breaker, Connections, Fleet, Kind as Serves, Pool, Server as Place};
-use crate::kit::{Budget, Prng, Rate};
+use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::Tongue;
 use crate::session::{Confirm, House, Kind, Settings};
 use crate::shard::{Mail, Plan, Shard};
@@ -44,7 +45,7 @@ pub fn run_bridge(seed: u64, steps: u32, quiet: bool) -> BridgeReport {
     run.settle();
     run.part();
     run.come_again();
-    if !run.world().laws.draining {
+    if run.world().laws.drain_ends.is_none() {
         run.rest();
     }
     run.leave()
@@ -69,28 +70,36 @@ impl Run {
         let settings = settings(&mut rng);
         let fleet = fleet(&mut rng);
         let apis = fleet.servers.len();
-        let world = World::new(seed, shards, apis, settings.clone(), fleet.clone());
+        let house = House {
+            message_max: 256 << 10,
+            handshake: 3_000,
+            message_time: 20_000,
+            pings: 0,
+            ..House::default()
+        };
+        let world = World::new(seed, shards, apis, settings.clone(), fleet.clone(), house);
         let memory = Arc::new(Budget::new(60_000));
         let connections = Arc::new(Budget::new(1_000));
+        let quota = Arc::<Quota>::default();
+        let busy = Arc::new(AtomicUsize::new(shards));
+        let line_max = [1, 2, 64][rng.below(3) as usize];
         let plan = |index: usize| Plan {
             index,
             shards,
             listeners: 1,
             fleet: fleet.clone(),
-            house: House {
-                message_max: 256 << 10,
-                handshake: 3_000,
-                message_time: 20_000,
-                pings: 0,
-                ..House::default()
-            },
+            house: world.house.clone(),
             settings: vec![settings.clone()],
             memory: memory.clone(),
             memory_step: 16,
             connections: connections.clone(),
+            quota: quota.clone(),
+            busy: busy.clone(),
             secret: (seed, 7),
             read_vitals: |_| None,
             capacity: 8,
+            line_max,
+            ended_max: 1,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let shards: Vec<_> = (0..shards)
@@ -180,7 +189,7 @@ impl Run {
     /// Faults end. Within bounded time all is said, and answered.
     fn settle(&mut self) {
         self.world().heal();
-        let hold = u64::from(self.world().settings.hold);
+        let hold = u64::from(self.world().settings.most(|one| one.hold));
         self.until(hold + 15_000, "healed", |run| {
             let world = run.world.as_ref().expect("it is here");
             world.is_settled(&run.shards)
@@ -219,13 +228,17 @@ impl Run {
             }
         });
         if self.world().rng.chance(1, 2) {
-            self.world().laws.draining = true;
-            self.world().tell_all(&Mail::Drain { ms: 3_000 });
+            let world = self.world();
+            world.laws.drain_ends = Some(world.now + u64::from(DRAIN));
+            world.tell_all(&Mail::Drain { ms: DRAIN });
         } else {
             self.each_guest(|guest, me, world| guest.bid_farewell(me, world));
         }
         self.until(15_000, "all have left again", |run| {
-            let draining = run.world.as_ref().is_some_and(|world| world.laws.draining);
+            let draining = run
+                .world
+                .as_ref()
+                .is_some_and(|world| world.laws.drain_ends.is_some());
             if draining && run.running.contains(&true) {
                 return Err("a drained shard has not stopped".to_string());
             }
@@ -272,7 +285,7 @@ impl Run {
             .sum();
         assert_eq!(begun, ended, "law: each call ends once");
         // A drained shard takes what rests on its shelf with it.
-        let drained = self.world().laws.draining;
+        let drained = self.world().laws.drain_ends.is_some();
         let resting = |far| drained && matches!(far, Far::Server(_));
         let open: Vec<Far> = self.world().open_ends().map(|conn| conn.far).collect();
         let open = open.into_iter().find(|far| !resting(*far));
@@ -333,7 +346,7 @@ impl Drop for Run {
                 .find_map(|shard| shard.io.world.take());
             if let Some(world) = self.world.take().or(inside) {
                 eprintln!("{}", world.story());
-                eprintln!("{:?}", world.settings);
+                eprintln!("{:?}", world.settings.now());
                 eprintln!("{:?}", world.fleet.pools[0].connections);
             }
             eprintln!("seed {} failed in step {}", self.seed, self.step);
@@ -387,21 +400,18 @@ fn fleet(rng: &mut Prng) -> Fleet {
         Balance::LeastConnections,
     ];
     fleet.pools.push(Pool {
-        name: "bridge".to_string(),
         members,
         balance: balances[rng.below(3) as usize],
-        connect_rate: Arc::new(Rate::new(0)),
-        sources: Vec::new(),
-        fixed: false,
-        kind: Serves::Bridge,
         connections: Connections {
             min: rng.below(3),
             max: [1, 2, 4, 1_000][rng.below(4) as usize],
             idle: 500 + rng.below(2_000),
             queue: u32::MAX,
         },
-        health: None,
-        spread: Default::default(),
+        ..Pool::new("bridge", Serves::Bridge)
     });
     fleet
 }
+
+/// How long a drain may take, in ms.
+const DRAIN: u32 = 3_000;

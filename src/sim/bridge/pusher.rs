@@ -99,7 +99,7 @@ impl Pusher {
             let Some((head, body)) = next else { return };
             let status = head.start[1].parse().expect("law: a status is a number");
             let n = self.answered;
-            if n == self.pushes.len() && world.laws.draining && status == 503 {
+            if n == self.pushes.len() && world.laws.drain_ends.is_some() && status == 503 {
                 // Told that it is over although it has asked nothing.
                 continue;
             }

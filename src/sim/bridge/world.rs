@@ -8,9 +8,10 @@ use super::coverage::EVENTS;
 use super::laws::Ledger;
 use super::people::Person;
 use crate::fleet::{Fleet, ServerState};
-use crate::session::Settings;
+use crate::session::{House, Settings};
 use crate::shard::{Dialled, Got, Mail, Token};
 use crate::sim::ground::{Ground, Kernel, Scene};
+use crate::sim::settings::Course;
 
 /// The world of one run. It is handed from shard to shard, whoever has its turn.
 pub struct World {
@@ -20,7 +21,8 @@ pub struct World {
     pub lines: Vec<Line>,
     /// Clients and pushers, in the order in which they came.
     pub people: Vec<Person>,
-    pub settings: Settings,
+    pub settings: Course,
+    pub house: House,
     /// Control's copy: shares its counts with those of the shards.
     pub fleet: Fleet,
     /// APIs below this number were there from the start.
@@ -37,13 +39,21 @@ pub struct World {
 pub type BridgeSim = Kernel<World>;
 
 impl World {
-    pub fn new(seed: u64, shards: usize, apis: usize, settings: Settings, fleet: Fleet) -> World {
+    pub fn new(
+        seed: u64,
+        shards: usize,
+        apis: usize,
+        settings: Settings,
+        fleet: Fleet,
+        house: House,
+    ) -> World {
         World {
             ground: Ground::new(seed ^ SALT, shards, EVENTS),
             apis: vec![Api::default(); apis],
             lines: Vec::new(),
             people: Vec::new(),
-            settings,
+            settings: Course::new(settings),
+            house,
             founders: fleet.servers.len(),
             fleet,
             leaving: Vec::new(),

@@ -1,13 +1,16 @@
 //! What goes wrong, by chance, and how it heals.
 
+use std::sync::Arc;
+
 use super::world::World;
-use crate::fleet::ServerState;
-use crate::shard::Mail;
+use crate::fleet::{Charter, ServerState};
+use crate::shard::{Mail, Rules};
 use crate::sim::pipe::Far;
 
 impl World {
     /// One moment's chance of trouble.
     pub fn strike(&mut self) {
+        self.laws.press.step(self.now);
         if !self.wild || !self.rng.chance(1, 20) {
             return;
         }
@@ -16,7 +19,7 @@ impl World {
         let span: u32 = [20, 200, 1_000, 4_000][self.rng.below(4) as usize];
         let until = self.now + 1 + u64::from(self.rng.below(span));
         let now = self.now;
-        let fault = self.rng.below(22);
+        let fault = self.rng.below(25);
         let origin = &mut self.origins[server];
         match fault {
             0 | 1 => self.kill(server, until),
@@ -64,9 +67,48 @@ impl World {
                 self.note(format_args!("server {server} is sick"));
                 self.hit("fault: sick");
             }
+            22 => self.reload(),
+            23 => {
+                // Not so short that clients are sent away: that has a world of its own.
+                let percent = 75 + u64::from(self.rng.below(15));
+                self.laws.press.begin(percent, now, until);
+                self.hit("fault: memory is short");
+            }
             _ => self.slow_one(until),
         }
         self.laws.trouble_at = self.laws.trouble_at.max(until);
+    }
+
+    /// The configuration is read again, with other times and counts of the probes.
+    fn reload(&mut self) {
+        let pools = self.fleet.pools.len() as u32;
+        let pool = self.rng.below(pools) as usize;
+        let mut charter = Charter {
+            pools: self.fleet.pools.clone(),
+            routes: self.fleet.routes.clone(),
+            terms: Vec::new(),
+        };
+        let Some(health) = &mut charter.pools[pool].health else {
+            return;
+        };
+        let other = super::probes(&mut self.rng, health.expect);
+        *health = other;
+        self.hit("fault: other probes");
+        self.fleet.adopt(&charter);
+        let settings = self.settings.clone();
+        let house = self.house.clone();
+        self.tell_all(&Mail::Rules(Arc::new(Rules {
+            charter,
+            house,
+            settings,
+        })));
+        let now = self.now;
+        for server in 0..self.origins.len() {
+            if self.origins[server].pool == pool {
+                self.harm(server, now);
+                self.origins[server].unseen_at = now;
+            }
+        }
     }
 
     /// Probes of this server may fail up to then.
@@ -79,6 +121,7 @@ impl World {
     pub fn heal(&mut self) {
         (self.wild, self.talking, self.exhausted) = (false, false, 0);
         self.laws.trouble_at = self.now;
+        self.laws.press.end();
         self.note(format_args!("healed"));
         let now = self.now;
         for server in 0..self.origins.len() {

@@ -10,12 +10,15 @@ use crate::session::Phase;
 use crate::session::dialect::Tongue;
 use crate::shard::Shard;
 use crate::sim::pipe::Far;
+use crate::sim::press::Press;
 
 /// What is known of all that happened.
 #[derive(Default)]
 pub struct Ledger {
     /// The last moment at which somebody had a reason to fail.
     pub trouble_at: u64,
+    /// Others have the memory.
+    pub press: Press,
     /// The shards were told to stop.
     pub draining: bool,
     /// When a drain's time is over: what is unread then is lost.

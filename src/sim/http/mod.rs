@@ -13,15 +13,17 @@ mod world;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use self::world::{HttpSim, World};
 use super::pipe::Far;
+use super::press::Press;
 use super::sightings::Sightings;
 use crate::fleet::health::{Expect, Health, Vitals};
 use crate::fleet::{
     Balance, Breaker, Connections, Fleet, Kind as Serves, Pool, Route, Server as Place,
 };
-use crate::kit::{Budget, Prng, Rate};
+use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::Tongue;
 use crate::session::{House, Kind, Settings};
 use crate::shard::{Mail, Plan, Shard};
@@ -67,28 +69,36 @@ impl Run {
         let shards = 1 + rng.below(3) as usize;
         let settings: Vec<Settings> = (0..1 + rng.below(2)).map(|_| settings(&mut rng)).collect();
         let fleet = fleet(settings.len() as u16, &mut rng);
-        let world = World::new(seed, shards, settings.clone(), fleet.clone());
-        let memory = Arc::new(Budget::new(60_000));
-        // Shorter than an answer may take, or longer.
-        let handshake = [700, 2_000][rng.below(2) as usize];
+        let house = House {
+            // Shorter than an answer may take, or longer.
+            handshake: [700, 2_000][rng.below(2) as usize],
+            message_time: 20_000,
+            min_rate: [0, 500, 5_000][rng.below(3) as usize],
+            ..House::default()
+        };
+        let mut world = World::new(seed, shards, settings.clone(), fleet.clone(), house);
+        let memory = Arc::new(Budget::new(600_000));
+        world.laws.press = Press::new(memory.clone());
         let connections = Arc::new(Budget::new(1_000));
+        let quota = Arc::<Quota>::default();
+        let busy = Arc::new(AtomicUsize::new(shards));
         let plan = |index: usize| Plan {
             index,
             shards,
             listeners: 1,
             fleet: fleet.clone(),
-            house: House {
-                handshake,
-                message_time: 20_000,
-                ..House::default()
-            },
+            house: world.house.clone(),
             settings: settings.clone(),
             memory: memory.clone(),
             memory_step: 16,
             connections: connections.clone(),
+            quota: quota.clone(),
+            busy: busy.clone(),
             secret: (seed, 7),
             read_vitals,
             capacity: 8,
+            line_max: 2,
+            ended_max: 1,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let shards: Vec<_> = (0..shards)
@@ -343,13 +353,8 @@ fn fleet(pools: u16, rng: &mut Prng) -> Fleet {
             Balance::LeastConnections,
         ];
         fleet.pools.push(Pool {
-            name: format!("p{pool}"),
             members,
             balance: balances[rng.below(3) as usize],
-            connect_rate: Arc::new(Rate::new(0)),
-            sources: Vec::new(),
-            fixed: false,
-            kind: Serves::Http,
             connections: Connections {
                 min: rng.below(2),
                 max: [1, 2, 3, 8][rng.below(4) as usize],
@@ -357,7 +362,7 @@ fn fleet(pools: u16, rng: &mut Prng) -> Fleet {
                 queue: [0, 2, 10, 10][rng.below(4) as usize],
             },
             health: health(rng),
-            spread: Default::default(),
+            ..Pool::new(&format!("p{pool}"), Serves::Http)
         });
         fleet.routes.push(Route {
             path: format!("/p{pool}"),
@@ -376,15 +381,21 @@ fn health(rng: &mut Prng) -> Option<Health> {
         Expect::Tcp,
         Expect::WebSocket,
     ];
-    let health = Health {
+    let expect = expects[rng.below(4) as usize];
+    let health = probes(rng, expect);
+    rng.chance(3, 4).then_some(health)
+}
+
+/// Probes of that kind, by chance.
+fn probes(rng: &mut Prng, expect: Expect) -> Health {
+    Health {
         path: "/health".to_string(),
         interval: 200 + rng.below(300),
         timeout: 400 + rng.below(300),
         rise: 1 + rng.below(2) as u8,
         fall: 1 + rng.below(3) as u8,
-        expect: expects[rng.below(4) as usize],
-    };
-    rng.chance(3, 4).then_some(health)
+        expect,
+    }
 }
 
 /// Enough of JSON for the origins' answers.

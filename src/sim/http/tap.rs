@@ -123,6 +123,14 @@ impl World {
             "law: {request} was to be the last"
         );
         assert!(place.modern || told == stays, "law: HTTP/1.0 is told");
+        let short = self.laws.press.was_high_since(place.since);
+        assert!(
+            !short || tap.closes,
+            "law: memory is short, and {request} is not the last"
+        );
+        if short && place.keeps {
+            self.hit("client: last for want of memory");
+        }
         if let Some(answer) = answer {
             let place = self.answers.get(answer);
             let bound = place.and_then(|answer| answer.bound);

@@ -10,7 +10,7 @@ use super::origin::Origin;
 use super::visitor::Visitor;
 use crate::fleet::Fleet;
 use crate::fleet::health::Expect;
-use crate::session::Settings;
+use crate::session::{House, Settings};
 use crate::shard::{Dialled, Got, Token};
 use crate::sim::codec;
 use crate::sim::ground::{Ground, Kernel, Scene};
@@ -29,6 +29,7 @@ pub struct World {
     /// What the origins have answered, asked or not.
     pub answers: Vec<Answer>,
     pub settings: Vec<Settings>,
+    pub house: House,
     /// Shares its counts with those of the shards.
     pub fleet: Fleet,
     pub laws: Ledger,
@@ -137,7 +138,13 @@ pub struct Answer {
 }
 
 impl World {
-    pub fn new(seed: u64, shards: usize, settings: Vec<Settings>, fleet: Fleet) -> World {
+    pub fn new(
+        seed: u64,
+        shards: usize,
+        settings: Vec<Settings>,
+        fleet: Fleet,
+        house: House,
+    ) -> World {
         World {
             ground: Ground::new(seed ^ SALT, shards, EVENTS),
             origins: fleet.servers.iter().map(Origin::new).collect(),
@@ -147,6 +154,7 @@ impl World {
             answers: Vec::new(),
             laws: Ledger::new(shards, fleet.servers.len()),
             settings,
+            house,
             fleet,
             wild: true,
             talking: true,
@@ -187,7 +195,7 @@ impl Scene for World {
                 self.on_choice(shard, server, line);
             }
             Dialled::Refused => self.laws.trouble_at = self.laws.trouble_at.max(self.now),
-            Dialled::Exhausted => {
+            Dialled::NoPort | Dialled::Exhausted => {
                 let now = self.now;
                 self.laws.trouble_at = self.laws.trouble_at.max(now);
                 self.origins[server].unseen_at = now;

@@ -868,6 +868,34 @@ fn a_request_that_does_not_arrive_is_408() {
     proxy.finish();
 }
 
+/// So many bytes each 100 ms, until someone ends it.
+fn trickle(raw: &mut Raw, bytes: &[u8], each: usize) -> bool {
+    bytes.chunks(each).all(|piece| {
+        std::thread::sleep(Duration::from_millis(100));
+        raw.silent(Duration::from_millis(1)) && raw.send(piece)
+    })
+}
+
+#[test]
+fn o11_an_upload_that_trickles_is_408_and_one_that_is_slow_is_not() {
+    let web = Web::echo();
+    let limits = |rate: u32| json!({ "limits": { "handshake": "1s", "min_rate": rate } });
+    // Ten bytes a second each 100 ms are in time, one by one; only together they are too slow.
+    for (rate, each, bytes, status) in [(500, 1, 100, 408), (500, 200, 6_000, 200), (0, 1, 25, 200)]
+    {
+        let proxy = proxy_with(&[&web], json!({}), limits(rate));
+        let whole = post("/slow", &vec![b'x'; bytes]);
+        let head = whole.len() - bytes;
+        let mut client = Raw::connect(proxy.address);
+        client.send(&whole[..head]);
+        let all = trickle(&mut client, &whole[head..], each);
+        assert_eq!(all, status == 200, "{rate} {each}");
+        assert_eq!(answer(&mut client).head.status(), status, "{rate} {each}");
+        drop(client);
+        proxy.finish();
+    }
+}
+
 #[test]
 fn pushes_may_be_pipelined_too() {
     let urls = [format!("http://127.0.0.1:{}/", free_port())];

@@ -12,7 +12,7 @@ pub struct Field {
     pub peers: Vec<Peer>,
     pub proxy: Proxy,
     pub crowd: Crowd,
-    faults: Vec<Struck>,
+    pub faults: Vec<Struck>,
 }
 
 /// I1: what was sent must have arrived within that time after the last fault has healed.
@@ -83,11 +83,12 @@ impl Field {
     /// The end of a test that may lose nothing: no client was closed, the ledger is clean.
     pub fn conclude(self) -> Verdict {
         self.settle(HEALED);
+        let log = self.proxy.log();
         let (verdict, histories) = self.close_up();
         for history in &histories {
             assert_eq!(
                 history.closed, None,
-                "session {} was closed",
+                "session {} was closed; wsteady's log: {log}",
                 history.session
             );
         }

@@ -132,19 +132,43 @@ pub enum Record {
 }
 
 /// All records of a server's log, in order. A torn last record is left out: its server died first.
-pub fn records(log: &Path) -> impl Iterator<Item = Record> + use<> {
+pub fn records(log: &Path) -> Records {
     let file = std::fs::File::open(log).unwrap_or_else(|why| panic!("{}: {why}", log.display()));
-    let mut file = BufReader::with_capacity(1 << 18, file);
-    std::iter::from_fn(move || {
+    Records {
+        file: BufReader::with_capacity(1 << 18, file),
+        whole: 0,
+    }
+}
+
+/// Cuts off what is left of a record that its server did not live to write: a write of many pages
+/// ends where a SIGKILL meets it, and the next server's first record must stand by itself.
+pub fn cut_torn(log: &Path) {
+    let mut records = records(log);
+    records.by_ref().for_each(drop);
+    let file = std::fs::OpenOptions::new().write(true).open(log).unwrap();
+    file.set_len(records.whole).unwrap();
+}
+
+pub struct Records {
+    file: BufReader<std::fs::File>,
+    /// Bytes of the records that were whole.
+    whole: u64,
+}
+
+impl Iterator for Records {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
         let mut line = Vec::new();
-        file.read_until(b'\n', &mut line).unwrap();
+        self.file.read_until(b'\n', &mut line).unwrap();
         if line.last() != Some(&b'\n') {
             return None;
         }
         let entry: Value = serde_json::from_slice(&line).expect("a line of JSON");
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         let number = |key: &str| entry[key].as_u64().unwrap_or_default();
-        Some(match entry["t"].as_str().expect("a kind") {
+        let mut length = line.len();
+        let record = match entry["t"].as_str().expect("a kind") {
             "conn" => Record::Connection {
                 id: text("conn"),
                 at: number("at"),
@@ -156,7 +180,8 @@ pub fn records(log: &Path) -> impl Iterator<Item = Record> + use<> {
             },
             "msg" => {
                 let mut bytes = vec![0; number("len") as usize + 1];
-                file.read_exact(&mut bytes).ok()?;
+                self.file.read_exact(&mut bytes).ok()?;
+                length += bytes.len();
                 bytes.pop();
                 Record::Message {
                     connection: text("conn"),
@@ -173,8 +198,10 @@ pub fn records(log: &Path) -> impl Iterator<Item = Record> + use<> {
                 sent: number("k"),
             },
             _ => Record::Other(entry),
-        })
-    })
+        };
+        self.whole += length as u64;
+        Some(record)
+    }
 }
 
 /// A request header in a "dial" or "conn" record.

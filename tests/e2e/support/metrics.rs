@@ -39,6 +39,23 @@ impl Metrics {
             .sum::<f64>() as u64
     }
 
+    /// As [`Metrics::sum`], of a series whose name is that of a histogram and more: `…_count`.
+    pub fn samples(&self, name: &str) -> u64 {
+        assert!(self.labels(name).is_some(), "no series {name}");
+        self.find(name, &[]).map(|sample| sample.value).sum::<f64>() as u64
+    }
+
+    /// The labels of a series by that name, if there is one.
+    pub fn labels(&self, name: &str) -> Option<HashSet<&str>> {
+        let own = self.samples.iter().filter(|sample| sample.name == name);
+        let mut own = own.peekable();
+        own.peek()?;
+        Some(
+            own.flat_map(|sample| sample.labels.keys().map(String::as_str))
+                .collect(),
+        )
+    }
+
     fn find<'a>(
         &'a self,
         name: &'a str,

@@ -14,6 +14,7 @@ pub mod peer;
 pub mod proxy;
 pub mod raw;
 pub mod rng;
+pub mod window;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -50,11 +51,18 @@ pub fn root() -> &'static Path {
 
 /// A loopback port that nobody listens on.
 ///
-/// It lies below the kernel's ephemeral range (32768 on), so that no outgoing connection of a test
-/// that runs beside this one can take it while its server is down. Each process starts elsewhere
+/// It lies below the kernel's ephemeral range (32768 on, which is looked at), so that no outgoing
+/// connection of a test that runs beside this one can take it while its server is down. Each process starts elsewhere
 /// and counts up, so that no two tests are given the same one.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u32 = range.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(
+        first >= PORT_FIRST + PORTS,
+        "net.ipv4.ip_local_port_range begins at {first}, so that connections take the tests' ports; \
+         for the tests: sysctl -w net.ipv4.ip_local_port_range='32768 60999'"
+    );
     let start = std::process::id().wrapping_mul(149) % PORTS;
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);

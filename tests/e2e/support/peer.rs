@@ -1,5 +1,6 @@
 //! The recording servers of `tests/peers`, as processes that can be killed, stopped and revived.
 
+use super::ledger::cut_torn;
 use super::{SOON, Scratch, free_port, root, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -114,6 +115,9 @@ impl Peer {
     /// Starts it on its port; its log goes on.
     pub fn revive(&mut self) {
         assert!(self.running.is_none());
+        if self.log().exists() {
+            cut_torn(&self.log());
+        }
         let program = self.kind.program("server");
         let mut words = self
             .through

@@ -54,15 +54,7 @@ impl Proxy {
         let dir = Scratch::new("proxy");
         // JSON is YAML, too.
         std::fs::write(dir.file("wsteady.yaml"), config.to_string()).unwrap();
-        let log = File::create(dir.file("log")).unwrap();
-        let child = behind(through, &binary())
-            .args(["run", "--config"])
-            .arg(dir.file("wsteady.yaml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = spawn(through, &dir);
         let address = SocketAddr::from(([127, 0, 0, 1], listen));
         let admin = SocketAddr::from(([127, 0, 0, 1], admin));
         let mut proxy = Proxy {
@@ -72,23 +64,31 @@ impl Proxy {
             admin,
             descriptors_at_start: 0,
         };
-        let ready = until(
-            Duration::from_secs(20),
-            "wsteady to be ready or gone",
-            || {
-                if proxy.child.try_wait().unwrap().is_some() {
-                    return Some(false);
-                }
-                let answer = http::get(admin, "/readyz").ok()?;
-                (answer.status == 200).then_some(true)
-            },
-        );
-        if !ready {
+        if !proxy.gets_ready() {
             eprintln!("wsteady ended at once:\n{}", proxy.log());
             return None;
         }
         proxy.descriptors_at_start = proxy.metrics().sum("process_open_fds", &[]);
         Some(proxy)
+    }
+
+    fn gets_ready(&mut self) -> bool {
+        let limit = Duration::from_secs(20);
+        until(limit, "wsteady to be ready or gone", || {
+            if self.child.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            let answer = http::get(self.admin, "/readyz").ok()?;
+            (answer.status == 200).then_some(true)
+        })
+    }
+
+    /// Ends it without a word, as a crash does, and starts it again at the same addresses.
+    pub fn restart(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+        self.child = spawn(&[], &self.dir);
+        assert!(self.gets_ready(), "{}", self.log());
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -135,6 +135,36 @@ impl Proxy {
             .find(|line| line.starts_with("VmRSS:"))
             .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Changes the configuration file, has it read again, and gives the line that says what has
+    /// become of it.
+    pub fn reload(&self, change: impl FnOnce(&mut Value)) -> String {
+        let mut config = self.config();
+        change(&mut config);
+        self.reload_text(&config.to_string())
+    }
+
+    pub fn reload_text(&self, text: &str) -> String {
+        // In one step, as editors do it: half a file would be a wrong one.
+        std::fs::write(self.dir.file("new.yaml"), text).unwrap();
+        std::fs::rename(self.dir.file("new.yaml"), self.dir.file("wsteady.yaml")).unwrap();
+        let before = self.log().len();
+        self.signal(Signal::HUP);
+        until(Duration::from_secs(10), "a word of the reload", || {
+            let log = self.log();
+            let mut new = log[before..].lines();
+            let said = |line: &&str| {
+                line.contains("configuration read again") || line.contains("nothing has changed")
+            };
+            new.find(said).map(str::to_owned)
+        })
+    }
+
+    /// The configuration file, as it stands.
+    pub fn config(&self) -> Value {
+        let text = std::fs::read_to_string(self.dir.file("wsteady.yaml")).unwrap();
+        serde_json::from_str(&text).unwrap()
     }
 
     pub fn pid(&self) -> Pid {
@@ -239,6 +269,19 @@ pub fn binary() -> Command {
         }
     }
     command
+}
+
+/// A wsteady with the files of this directory.
+fn spawn(through: &[String], dir: &Scratch) -> Child {
+    let log = File::create(dir.file("log")).unwrap();
+    behind(through, &binary())
+        .args(["run", "--config"])
+        .arg(dir.file("wsteady.yaml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 /// The same program with these words before it.

@@ -729,7 +729,8 @@ const FRONTEND: &[&str] = &[
 
 const ADMIN: &[&str] = FRONTEND;
 
-const BACKEND: &[&str] = &[
+/// Of one backend: in the file, and in a request for another one.
+pub(crate) const BACKEND: &[&str] = &[
     "url",
     "id",
     "ping-time",

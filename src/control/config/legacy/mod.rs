@@ -23,7 +23,7 @@ use super::read::Findings;
 use super::tree::{self, Node, Value};
 use super::{Config, Place, Problem, check, keys};
 
-pub(crate) use balancer::VARIABLES as BALANCER_VARIABLES;
+pub(crate) use balancer::{BACKEND as BALANCER_BACKEND, VARIABLES as BALANCER_VARIABLES};
 pub(crate) use ws2api::{
     API as WS2API_API, BridgeTimeout, LISTEN as WS2API_LISTEN, VARIABLES as WS2API_VARIABLES,
     Ws2api,
