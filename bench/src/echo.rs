@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> io::Result<()> {
     threads::serve(args.listen, args.threads, args.cpu, Server::new)
 }
 
-struct Server {
+pub struct Server {
     poll: Poll,
     events: Option<Events>,
     acceptor: Acceptor,
@@ -64,7 +64,11 @@ enum Stage {
 }
 
 impl Server {
-    fn new(listen: SocketAddr) -> io::Result<Self> {
+    /// Listens.
+    ///
+    /// # Errors
+    /// The address is taken.
+    pub fn new(listen: SocketAddr) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut acceptor = Acceptor::new(sys::listen(listen)?);
         poll.registry()

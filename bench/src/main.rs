@@ -7,6 +7,7 @@
 mod accept;
 mod api;
 mod check;
+mod compare;
 mod echo;
 mod frame;
 mod http;
@@ -15,8 +16,10 @@ mod mirror;
 mod process;
 mod reasons;
 mod relay;
+mod report;
 mod requests;
 mod run;
+mod scenario;
 mod sys;
 mod threads;
 mod timer;
@@ -36,6 +39,9 @@ fn main() -> ExitCode {
         Command::Ws(args) => ws::run(&args),
         Command::Http(args) => requests::run(&args),
         Command::Push(args) => ws::push::run(&args),
+        Command::Run(args) => scenario::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -55,7 +61,8 @@ fn main() -> ExitCode {
 /// proxies in turns and writes a report. For a bridge from WebSocket to HTTP, `wsteady-bench api`
 /// is the server, `ws --bridge` are the clients, `push` sends to them from the other side, and
 /// `scripts/bench-bridge` compares. For HTTP, `wsteady-bench http` are the clients of `wsteady-bench
-/// api --body SIZE`, through a proxy or not; the same script compares those.
+/// api --body SIZE`, through a proxy or not; the same script compares those. `run` plays a scenario
+/// from a file, `report` makes a page of what it found, and `compare` plays it against several proxies.
 #[derive(Parser)]
 #[command(name = "wsteady-bench", version, max_term_width = 100)]
 struct Cli {
@@ -71,4 +78,7 @@ enum Command {
     Ws(Box<ws::Args>),
     Http(Box<requests::Args>),
     Push(Box<ws::push::Args>),
+    Run(Box<scenario::Args>),
+    Report(report::Args),
+    Compare(compare::Args),
 }

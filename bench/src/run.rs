@@ -179,6 +179,10 @@ fn measure(
 pub struct Clock(Instant);
 
 impl Clock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
     /// Nanoseconds.
     pub fn now(&self) -> u64 {
         nanos(self.0.elapsed())
@@ -214,7 +218,7 @@ pub struct Progress {
 impl Shared {
     fn new(threads: usize) -> Self {
         Self {
-            clock: Clock(Instant::now()),
+            clock: Clock::start(),
             start: AtomicU64::new(0),
             draining: AtomicUsize::new(0),
             close: AtomicBool::new(false),

@@ -43,6 +43,10 @@ pub struct Connection {
     control: Vec<u8>,
     /// The number of the Ping that waits for its Pong.
     ping: Option<u64>,
+    /// Its client does not read.
+    paused: bool,
+    /// Latency counts from here on: what waited for a paused client says nothing about its peer.
+    counts_from: u64,
 }
 
 enum Stage {
@@ -93,14 +97,14 @@ impl std::fmt::Display for Fault {
 }
 
 impl Connection {
-    /// A connection whose socket was told to connect.
-    pub fn dialled(number: u32, link: Link, desk: &Desk) -> Self {
+    /// A connection whose socket was told to connect, and since when it should have been.
+    pub fn dialled(number: u32, link: Link, since: u64, desk: &Desk) -> Self {
         let (request, accept) = upgrade::request(&desk.plan.host, &desk.plan.path(number));
         let greeting = Greeting {
             request,
             accept,
             answer: Vec::new(),
-            since: desk.clock.now(),
+            since,
         };
         Self::new(number, Some(link), Stage::Greeting(Box::new(greeting)))
     }
@@ -127,6 +131,8 @@ impl Connection {
             sent: 0,
             control: Vec::new(),
             ping: None,
+            paused: false,
+            counts_from: 0,
         }
     }
 
@@ -225,6 +231,39 @@ impl Connection {
         }
     }
 
+    /// Drops the connection without a word, as a client does whose network is gone.
+    pub fn abandon(&mut self, desk: &mut Desk) {
+        if self.link.take().is_some() {
+            desk.outstanding = desk.outstanding.saturating_sub(self.lost());
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Reads nothing until it is resumed.
+    pub fn pause(&mut self) {
+        self.paused = true;
+        self.counts_from = u64::MAX;
+    }
+
+    /// Reads again; what waits is read by the next `serve`.
+    pub fn resume(&mut self, now: u64) {
+        self.paused = false;
+        self.counts_from = now;
+    }
+
+    /// Reads so many bytes at most, though paused.
+    pub fn sip(&mut self, bytes: usize, desk: &mut Desk) {
+        let limit = bytes.clamp(1, desk.input.len());
+        if self.link.is_some()
+            && let Err(fault) = self.read(limit, desk)
+        {
+            self.fail(&fault, desk);
+        }
+    }
+
     /// Gives up, because time is over.
     pub fn expire(&mut self, desk: &mut Desk) {
         if !self.is_over() {
@@ -252,24 +291,34 @@ impl Connection {
                 self.greet()?;
             }
         }
+        if self.paused {
+            return Ok(Next::Wait);
+        }
         for _ in 0..READS_MAX {
-            let count = match self.link()?.fill(&mut desk.input)? {
-                Filled::Bytes(count) => count,
-                Filled::Blocked => return Ok(Next::Wait),
-                Filled::Ended => return self.ended(desk),
-            };
-            // Moved out for the call: the bytes and the rest of the desk are used side by side.
-            let input = std::mem::take(&mut desk.input);
-            let result = self.on_bytes(&input[..count], desk);
-            desk.input = input;
-            result?;
-            match &self.link {
-                None => return Ok(Next::Wait),
-                Some(link) if !link.is_readable() => return Ok(Next::Wait),
-                Some(_) => {}
+            if self.read(usize::MAX, desk)? == Next::Wait {
+                return Ok(Next::Wait);
             }
         }
         Ok(Next::Again)
+    }
+
+    /// Reads once, `limit` bytes at most.
+    fn read(&mut self, limit: usize, desk: &mut Desk) -> Result<Next, Fault> {
+        let limit = limit.min(desk.input.len());
+        let count = match self.link()?.fill(&mut desk.input[..limit])? {
+            Filled::Bytes(count) => count,
+            Filled::Blocked => return Ok(Next::Wait),
+            Filled::Ended => return self.ended(desk),
+        };
+        // Moved out for the call: the bytes and the rest of the desk are used side by side.
+        let input = std::mem::take(&mut desk.input);
+        let result = self.on_bytes(&input[..count], desk);
+        desk.input = input;
+        result?;
+        Ok(match &self.link {
+            Some(link) if link.is_readable() => Next::Again,
+            _ => Next::Wait,
+        })
     }
 
     /// Sends the request once the socket is connected.
@@ -289,7 +338,7 @@ impl Connection {
         match self.stage {
             Stage::Closing { answered: true } => {
                 desk.tally.closed_clean += 1;
-                self.link = None;
+                self.abandon(desk);
                 Ok(Next::Wait)
             }
             _ => Err(Fault::Told(
@@ -417,7 +466,9 @@ impl Connection {
             return;
         }
         desk.outstanding -= 1;
-        desk.tally.latency(label.due, now);
+        if label.due >= self.counts_from {
+            desk.tally.latency(label.due, now);
+        }
         if desk.sending && self.sent < desk.plan.messages {
             self.send_message(now, desk);
         }

@@ -1,9 +1,9 @@
 //! Clients that check what comes back, and the thread that measures meanwhile.
 
-mod connection;
+pub mod connection;
 pub mod push;
 mod report;
-mod tally;
+pub mod tally;
 mod worker;
 
 use crate::run::{self, Shape};
@@ -150,6 +150,26 @@ fn run_with(args: &Args, push: Option<push::How>) -> io::Result<bool> {
     Ok(report.faults.is_empty())
 }
 
+/// Clients of a scenario.
+pub struct Clients {
+    pub url: String,
+    pub bridge: bool,
+    pub connections: u32,
+    pub threads: Option<u16>,
+    pub size: usize,
+    pub text: bool,
+    pub connect_timeout: Duration,
+    pub grace: Duration,
+    pub source_addresses: Option<u32>,
+}
+
+fn check_sources(target: SocketAddr, sources: Option<u32>) -> Result<(), String> {
+    if sources.is_some() && !(target.is_ipv4() && target.ip().is_loopback()) {
+        return Err("--source-addresses only reach a target on 127.0.0.0/8".to_string());
+    }
+    Ok(())
+}
+
 /// What is to be done, worked out from the arguments; the same for all threads.
 #[derive(Clone)]
 pub struct Plan {
@@ -186,9 +206,7 @@ impl Plan {
         if args.rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
             return Err("--rate must be above 0".to_string());
         }
-        if args.source_addresses.is_some() && !(target.is_ipv4() && target.ip().is_loopback()) {
-            return Err("--source-addresses only reach a target on 127.0.0.0/8".to_string());
-        }
+        check_sources(target, args.source_addresses)?;
         if args.at_once.is_some() && args.messages.is_none() && !args.idle {
             return Err("--at-once needs --messages or --idle".to_string());
         }
@@ -233,6 +251,46 @@ impl Plan {
             grace: args.grace,
             ramp: args.ramp.unwrap_or_default(),
             source_addresses: args.source_addresses,
+        })
+    }
+
+    /// The plan of clients that send by a schedule of somebody else's.
+    ///
+    /// # Errors
+    /// The URL is none, or there are too few threads.
+    pub fn of(clients: &Clients, descriptors: u64) -> Result<Self, String> {
+        let (target, host, path) = run::parse_url(&clients.url, "ws")?;
+        check_sources(target, clients.source_addresses)?;
+        let threads = run::threads(clients.connections, clients.threads, 64, descriptors)?;
+        Ok(Self {
+            target,
+            host,
+            path,
+            nonce: clients.bridge.then(nonce),
+            push: None,
+            shape: Shape {
+                total: clients.connections,
+                threads,
+                warmup: Duration::ZERO,
+                duration: None,
+                counted: "echoes",
+                doing: "running",
+            },
+            size: clients.size,
+            opcode: if clients.text {
+                frame::TEXT
+            } else {
+                frame::BINARY
+            },
+            rate: None,
+            messages: u64::MAX,
+            idle: false,
+            at_once: u64::MAX,
+            ping_every: None,
+            connect_timeout: clients.connect_timeout,
+            grace: clients.grace,
+            ramp: Duration::ZERO,
+            source_addresses: clients.source_addresses,
         })
     }
 

@@ -250,8 +250,9 @@ impl Worker {
         });
         match registered {
             Ok(link) => {
+                let since = self.desk.clock.now();
                 self.connections
-                    .push(Connection::dialled(number, link, &self.desk));
+                    .push(Connection::dialled(number, link, since, &self.desk));
                 self.greeting.push_back((deadline, local));
             }
             Err(error) => {
