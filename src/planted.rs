@@ -92,6 +92,8 @@ pub enum Bug {
     CrowdForgotten,
     /// A connection whose end waits its turn is never looked at.
     EndedForgotten,
+    /// A session arrives at a server that has been left while it was on its way.
+    DialGoesOn,
     /// A POST that may have reached its server is asked of another.
     PostAskedAgain,
     /// An answer that was cut gets the end of one that is whole.
@@ -160,6 +162,7 @@ impl Bug {
         Bug::WaitingLost,
         Bug::CrowdForgotten,
         Bug::EndedForgotten,
+        Bug::DialGoesOn,
         Bug::PostAskedAgain,
         Bug::CutSeemsWhole,
         Bug::FinForCut,

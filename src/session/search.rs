@@ -151,11 +151,20 @@ impl Session {
 
     /// The server wants no permessage-deflate that a replay could live with: once more without.
     pub(super) fn dial_again_plain(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.plain = true;
+        }
+        self.turn_back(ctx);
+    }
+
+    /// The connection that is being made is given up, as if the server had not been tried.
+    pub(super) fn turn_back(&mut self, ctx: &mut Ctx<'_>) {
         let (Some(attempt), Some(server)) = (&mut self.attempt, self.server.known()) else {
             return;
         };
-        attempt.plain = true;
-        attempt.deadline = None;
+        if attempt.deadline.take().is_none() {
+            return;
+        }
         attempt.tried.retain(|tried| *tried != server);
         ctx.actions.push(Action::HangUpUpstream { say: None });
         ctx.actions.push(Action::Dial);

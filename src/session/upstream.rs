@@ -501,10 +501,14 @@ impl Session {
 
     pub(super) fn on_move(&mut self, mover: Mover, ctx: &mut Ctx<'_>) {
         // Calls go elsewhere one by one.
-        if self.phase != Phase::Open
-            || self.farewell().is_some()
-            || self.flags.contains(Flags::BRIDGED)
-        {
+        if self.flags.contains(Flags::BRIDGED) {
+            return;
+        }
+        let on_its_way = matches!(self.phase, Phase::Admitting | Phase::Held);
+        if on_its_way && mover == Mover::Drain && !planted!(DialGoesOn) {
+            return self.turn_back(ctx);
+        }
+        if self.phase != Phase::Open || self.farewell().is_some() {
             return;
         }
         self.become_(Phase::Moving);

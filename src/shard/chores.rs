@@ -7,7 +7,7 @@ use log::info;
 
 use super::{Answer, Bits, CLIENT_ROOM, Io, Mail, Shard, State};
 use crate::kit::{Key, Tick, Timer};
-use crate::session::{Dialect, End, Event, Loss, Mover, Phase};
+use crate::session::{Dialect, End, Event, Loss, Mover, Phase, Session};
 
 /// What waits to be done.
 pub(super) struct Chores {
@@ -36,6 +36,8 @@ struct Sweep {
     from: u32,
     /// When it begins again: sessions may have had nowhere to go.
     again_at: Option<Tick>,
+    /// It has seen all once, and there was somewhere to go.
+    passed: bool,
 }
 
 /// The end: of n sessions the i-th is closed at i x ms / n.
@@ -227,6 +229,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             mover,
             from: 0,
             again_at: None,
+            passed: false,
         });
         self.want_chores(0);
     }
@@ -256,13 +259,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     if sweep.mover == Mover::Failover {
                         return false;
                     }
+                    sweep.passed |= somewhere;
                     (sweep.from, sweep.again_at) = (0, Some(now.after(SWEEP_PAUSE)));
                     self.want_chores(SWEEP_PAUSE);
                     return true;
                 };
                 sweep.from = key.index + 1;
-                let session = &client.session;
-                if session.server() == Some(sweep.server) && session.phase() == Phase::Open {
+                if self.leads_to(client.upstream, sweep.server) {
                     self.tell(key, Event::Move(sweep.mover));
                 }
             }
@@ -271,6 +274,30 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         });
         sweeps.append(&mut self.chores.sweeps);
         self.chores.sweeps = sweeps;
+    }
+
+    fn leads_to(&self, upstream: Key, server: u16) -> bool {
+        let upstream = self.upstreams.get(upstream);
+        upstream.is_some_and(|upstream| upstream.server == server)
+    }
+
+    /// Once all were seen, no session is on its way to a server that is being left; run in tests.
+    pub(super) fn check_sweeps(&self) {
+        let passed = |sweep: &&Sweep| sweep.passed && sweep.mover == Mover::Drain;
+        for sweep in self.chores.sweeps.iter().filter(passed) {
+            let on_its_way = |session: &Session| {
+                matches!(session.phase(), Phase::Admitting | Phase::Held) && !session.is_bridged()
+            };
+            let late = self.clients.iter().find(|(_, client)| {
+                on_its_way(&client.session) && self.leads_to(client.upstream, sweep.server)
+            });
+            assert!(
+                late.is_none(),
+                "{:?} is on its way to server {}, which is being left",
+                late.map(|(key, _)| key),
+                sweep.server
+            );
+        }
     }
 
     fn serve_queue(&mut self) {

@@ -264,6 +264,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.core.chunks.check_invariants();
         self.check_roster();
         self.check_line();
+        self.check_sweeps();
         let mut joined = 0;
         for (key, client) in self.clients.iter() {
             client.session.check_invariants();

@@ -3,8 +3,9 @@
 use crate::support::client::Habit;
 use crate::support::field::Field;
 use crate::support::peer::{Kind, Peer};
-use crate::support::proxy::Proxy;
-use crate::support::until_true;
+use crate::support::proxy::{Proxy, patient};
+use crate::support::raw::{Origin, Raw, echo_origin, handshake};
+use crate::support::{SOON, turn, until_true};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -26,28 +27,19 @@ fn servers(proxy: &Proxy) -> Vec<(String, u64)> {
 /// Far more than it takes until all sessions have left a server.
 const EMPTY: Duration = Duration::from_secs(30);
 
-/// wsteady's own times, not the short ones of other tests: on a busy machine a server may take a
-/// second to answer, and one that is given up in haste gets messages repeated elsewhere.
-fn patience() -> Value {
-    json!({
-        "pools": { "main": { "timeouts": {
-            "connect": "10s", "handshake": "10s", "ping": "30s", "pong": "10s", "close": "10s",
-        } } },
-        "session": { "admit": "20s", "hold": "30s" },
-    })
-}
-
 /// Each server gets a successor, its sessions move there or to the others, and it is gone.
 #[test]
 fn three_servers_are_replaced_under_1000_busy_sessions() {
+    let _turn = turn();
     let old: Vec<Peer> = ["b1", "b2", "b3"]
         .map(|name| Peer::start(Kind::Python, name, &[]))
         .into();
     let habit = Habit {
         every: Duration::from_millis(500),
+        ahead: 8,
         ..Habit::default()
     };
-    let mut field = Field::over(old, patience(), 1_000, &habit);
+    let mut field = Field::over(old, patient(json!({})), 1_000, &habit);
     field.crowd.send_more(2_000);
     for at in 0..3 {
         let sent = field.crowd.sent();
@@ -98,12 +90,16 @@ fn three_servers_are_replaced_under_1000_busy_sessions() {
 /// Without a drain before it, a deletion moves the sessions just as well.
 #[test]
 fn a_deleted_server_is_left_by_its_sessions() {
+    let habit = Habit {
+        ahead: 20,
+        ..Habit::default()
+    };
     let mut field = Field::start(
         &[Kind::Python, Kind::Node],
         &[],
-        patience(),
+        patient(json!({})),
         50,
-        &Habit::default(),
+        &habit,
     );
     std::thread::sleep(Duration::from_secs(1));
     let gone = servers(&field.proxy)[0].0.clone();
@@ -115,4 +111,31 @@ fn a_deleted_server_is_left_by_its_sessions() {
     field.peers[0].kill();
     let verdict = field.conclude();
     assert_eq!(verdict.duplicated, 0, "{verdict}");
+}
+
+/// Whoever is on the way to a server that is being left never arrives there.
+#[test]
+fn a_handshake_under_way_is_given_up_when_its_server_drains() {
+    let (slow, other) = (Origin::bind(), echo_origin());
+    let times = json!({
+        "pools": { "main": { "timeouts": { "handshake": "2m" } } },
+        "session": { "admit": "2m" },
+    });
+    let proxy = Proxy::start(&[slow.url(), other.url()], patient(times));
+    let mut clients: Vec<Raw> = (0..4)
+        .map(|_| {
+            let mut client = Raw::connect(proxy.address);
+            assert!(client.send(handshake("/", "").as_bytes()));
+            client
+        })
+        .collect();
+    let (mut unanswered, _) = slow.next();
+    let drained = proxy.admin("PATCH", "/v1/servers/b1", Some(r#"{"state":"draining"}"#));
+    assert_eq!(drained.status, 200);
+    for client in &mut clients {
+        assert_eq!(client.head(SOON).status(), 101);
+    }
+    unanswered.end(SOON);
+    drop(clients);
+    proxy.finish();
 }
