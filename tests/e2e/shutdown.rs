@@ -2,9 +2,9 @@
 
 use crate::support::frames::{CLOSE, Frame, TEXT};
 use crate::support::peer::{Kind, Peer};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, patient};
 use crate::support::raw::{Origin, Raw, echo_origin, handshake};
-use crate::support::until_true;
+use crate::support::{turn, until_true};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -162,8 +162,11 @@ fn f37_when_wsteady_itself_is_killed_clients_see_1006_and_nothing_is_corrupt() {
 #[test]
 fn five_thousand_busy_sessions_are_closed_evenly_over_the_drain_time() {
     const COUNT: u64 = 5_000;
+    let _turn = turn();
     let peer = Peer::start(Kind::Node, "b1", &[]);
-    let mut proxy = Proxy::start(&[peer.url()], json!({ "drain": "10s" }));
+    // Whoever is slow to answer a Close is not waited for.
+    let changes = json!({ "drain": "10s", "pools": { "main": { "timeouts": { "close": "1s" } } } });
+    let mut proxy = Proxy::start(&[peer.url()], patient(changes));
     let mut crowd = Kind::Python
         .program("crowd")
         .args([&proxy.url("/"), "--count", &COUNT.to_string()])

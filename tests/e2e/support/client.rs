@@ -16,6 +16,9 @@ use tungstenite::{Error, Message, WebSocket};
 pub struct Habit {
     /// Between two messages of one client.
     pub every: Duration,
+    /// Messages without their echo beyond which a client waits: a slow machine then slows the
+    /// load instead of queueing it.
+    pub ahead: u64,
     /// Largest filling of a message; sizes are random, their magnitude uniform.
     pub size_max: usize,
     /// After so many messages a client only listens.
@@ -28,6 +31,7 @@ impl Default for Habit {
     fn default() -> Habit {
         Habit {
             every: Duration::from_millis(10),
+            ahead: u64::MAX,
             size_max: 2000,
             count: u64::MAX,
             ping: Duration::from_secs(1),
@@ -36,7 +40,10 @@ impl Default for Habit {
 }
 
 /// An answer to a Ping may take that long on a busy machine, with or without a server (I6).
-const PONG_MAX: Duration = Duration::from_secs(3);
+const PONG_MAX: Duration = Duration::from_secs(10);
+
+/// A client looks for orders at least so often.
+const WAIT_MAX: Duration = Duration::from_millis(200);
 
 pub struct Crowd {
     pub run: u32,
@@ -112,6 +119,8 @@ struct Client {
     stamp: Stamp,
     rng: Rng,
     history: History,
+    /// One more than the highest number whose echo has come.
+    echoed: u64,
     /// A Ping under way, and when it went.
     pinged: Option<Instant>,
     /// What the kernel did not take yet waits in the library.
@@ -123,7 +132,7 @@ impl Client {
         let stream = TcpStream::connect_timeout(&proxy, Duration::from_secs(10)).expect("a proxy");
         stream.set_nodelay(true).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let config = WebSocketConfig::default()
             .read_buffer_size(8192)
@@ -144,6 +153,7 @@ impl Client {
                 session: stamp.session,
                 ..History::default()
             },
+            echoed: 0,
             pinged: None,
             unflushed: false,
         }
@@ -155,7 +165,9 @@ impl Client {
         let mut ping_at = Instant::now() + habit.ping;
         while self.history.closed.is_none() && !orders.leave.load(Ordering::Relaxed) {
             let now = Instant::now();
-            let may = !orders.quiet.load(Ordering::Relaxed) && self.stamp.sequence < habit.count;
+            let may = !orders.quiet.load(Ordering::Relaxed)
+                && self.stamp.sequence < habit.count
+                && self.stamp.sequence - self.echoed < habit.ahead;
             if now >= send_at && may && !self.unflushed {
                 self.send(habit.size_max, orders);
                 send_at = (send_at + habit.every).max(now);
@@ -165,19 +177,23 @@ impl Client {
                 ping_at = now + habit.ping;
             }
             self.flush();
-            let idle = if may {
-                habit.every
-            } else {
-                Duration::from_millis(50)
-            };
-            let next = if may { send_at } else { now + idle };
+            let next = if may { send_at } else { now + WAIT_MAX };
             let wait = next.saturating_duration_since(Instant::now());
-            self.listen(wait.clamp(Duration::from_millis(1), Duration::from_millis(50)));
+            self.listen(wait.clamp(Duration::from_millis(1), self.wait_max()));
         }
         if self.history.closed.is_none() {
             self.leave();
         }
         self.history
+    }
+
+    /// Each turn costs a system call or two, and there may be a thousand clients.
+    fn wait_max(&self) -> Duration {
+        if self.unflushed {
+            WAIT_MAX / 4
+        } else {
+            WAIT_MAX
+        }
     }
 
     fn send(&mut self, size_max: usize, orders: &Orders) {
@@ -258,8 +274,10 @@ impl Client {
         let (id, number, rest) = (word(), word(), word());
         let id = String::from_utf8_lossy(id).into_owned();
         let number: u64 = String::from_utf8_lossy(number).parse().unwrap_or(u64::MAX);
-        if let Err(why) = self.check(rest, text) {
-            self.fault(format!("{id} {number}: {why}"));
+        match self.check(rest, text) {
+            Ok(Some(echo)) => self.echoed = self.echoed.max(echo.sequence + 1),
+            Ok(None) => {}
+            Err(why) => self.fault(format!("{id} {number}: {why}")),
         }
         if self
             .history
@@ -280,10 +298,11 @@ impl Client {
         }
     }
 
-    fn check(&self, rest: &[u8], text: bool) -> Result<(), String> {
+    /// The stamp of an echo; none for a push.
+    fn check(&self, rest: &[u8], text: bool) -> Result<Option<Stamp>, String> {
         if let Some(push) = rest.strip_prefix(b"push ") {
             return if is_push(push) {
-                Ok(())
+                Ok(None)
             } else {
                 Err("a push was changed".to_owned())
             };
@@ -293,7 +312,7 @@ impl Client {
             && stamp.session == self.stamp.session
             && stamp.sequence < self.stamp.sequence;
         if ours {
-            Ok(())
+            Ok(Some(stamp))
         } else {
             Err(format!("not ours: {stamp:?}"))
         }

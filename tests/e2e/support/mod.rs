@@ -19,6 +19,7 @@ pub mod window;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a thing that happens at once on an idle machine may take on a busy one.
@@ -42,6 +43,12 @@ pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>
 /// [`until`] for a plain condition.
 pub fn until_true(limit: Duration, what: &str, mut look: impl FnMut() -> bool) {
     until(limit, what, || look().then_some(()));
+}
+
+/// Tests that need most of the machine take turns.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The repository.

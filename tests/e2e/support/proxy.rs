@@ -315,6 +315,21 @@ fn defaults(servers: Vec<Value>) -> Value {
     })
 }
 
+/// `changes` over wsteady's own times, for tests in which nothing may be given up: on a busy
+/// machine a peer may take a second to answer, and one that is given up in haste gets messages
+/// repeated elsewhere.
+pub fn patient(changes: Value) -> Value {
+    let mut config = json!({
+        "pools": { "main": { "timeouts": {
+            "connect": "10s", "handshake": "10s", "ping": "30s", "pong": "10s", "close": "10s",
+        } } },
+        "session": { "admit": "20s", "hold": "30s" },
+        "limits": { "handshake": "10s" },
+    });
+    merge(&mut config, changes);
+    config
+}
+
 /// Objects are merged, all else is replaced; null takes a key away.
 fn merge(base: &mut Value, changes: Value) {
     match (base, changes) {
