@@ -92,6 +92,8 @@ pub enum Bug {
     CrowdForgotten,
     /// A connection whose end waits its turn is never looked at.
     EndedForgotten,
+    /// A connection whose end is put off for its pool's connect rate is never looked at.
+    PutOffForgotten,
     /// A session arrives at a server that has been left while it was on its way.
     DialGoesOn,
     /// A POST that may have reached its server is asked of another.
@@ -162,6 +164,7 @@ impl Bug {
         Bug::WaitingLost,
         Bug::CrowdForgotten,
         Bug::EndedForgotten,
+        Bug::PutOffForgotten,
         Bug::DialGoesOn,
         Bug::PostAskedAgain,
         Bug::CutSeemsWhole,

@@ -1,6 +1,5 @@
 //! What is done now and then, and for whom nobody waits: queues, sweeps, mail, the drain.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 
 use log::info;
@@ -15,8 +14,6 @@ pub(super) struct Chores {
     due: Tick,
     /// New clients are taken.
     pub accepting: bool,
-    /// Sessions that wait for their turn under a pool's connect rate.
-    pub queue: VecDeque<Key>,
     /// Sockets that were not read for want of memory, and since when, at which count of confirmed
     /// messages.
     squeezed_clients: Vec<Key>,
@@ -55,7 +52,6 @@ impl Default for Chores {
             timer: Timer::NONE,
             due: Tick(0),
             accepting: true,
-            queue: VecDeque::new(),
             squeezed_clients: Vec::new(),
             squeezed_upstreams: Vec::new(),
             squeezed_since: None,
@@ -70,6 +66,11 @@ impl Default for Chores {
 impl Chores {
     pub(super) fn is_armed(&self) -> bool {
         !self.timer.is_none()
+    }
+
+    /// Whether this upstream waits for memory.
+    pub(super) fn is_squeezed(&self, upstream: Key) -> bool {
+        self.squeezed_upstreams.contains(&upstream)
     }
 
     pub(super) fn rearm_listener(&mut self, listener: u32) {
@@ -100,7 +101,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if self.core.chunks.is_loose() {
             self.core.chunks.trim();
         }
-        self.serve_queue();
+        self.serve_queues();
         self.probe();
         self.tidy_shelf();
         self.weed_lines();
@@ -297,32 +298,6 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 late.map(|(key, _)| key),
                 sweep.server
             );
-        }
-    }
-
-    fn serve_queue(&mut self) {
-        let waiting = self.chores.queue.len();
-        for _ in 0..waiting {
-            let Some(key) = self.chores.queue.pop_front() else {
-                break;
-            };
-            let before = self.chores.queue.len();
-            // It may find its pool's rate used up again: then it stands at the end of the queue, and
-            // so would all behind it. It goes back to the front: who waited longest is first.
-            self.dial(key);
-            self.perform(key);
-            if self.chores.queue.len() > before {
-                let back = self.chores.queue.pop_back();
-                if planted!(QueueLoses) {
-                    break;
-                }
-                self.chores.queue.extend(back);
-                self.chores.queue.rotate_right(1);
-                break;
-            }
-        }
-        if !self.chores.queue.is_empty() {
-            self.want_chores(QUEUE_PAUSE);
         }
     }
 

@@ -5,7 +5,6 @@ use std::io::IoSlice;
 use log::{debug, info, warn};
 
 use super::calls::hash_of;
-use super::chores::QUEUE_PAUSE;
 use super::news::{News, SessionNews};
 use super::{Bits, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
 use crate::fleet::Fleet;
@@ -161,9 +160,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         // Reconnects only: the loss of one server must not knock over the others.
         let rate = &self.fleet.pools[usize::from(pool)].connect_rate;
         if held && let Err(_wait) = rate.take(u64::from(now.0)) {
-            self.chores.queue.push_back(key);
-            self.want_chores(QUEUE_PAUSE);
-            return self.call(key, Event::Queued);
+            return self.queue_up(key, pool);
         }
         self.connect(key, pool, server);
     }

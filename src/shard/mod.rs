@@ -21,6 +21,7 @@ pub mod pair;
 mod permits;
 mod probe;
 mod questions;
+mod queue;
 mod read;
 mod roster;
 pub mod rules;
@@ -62,6 +63,8 @@ pub struct Shard<I: Io, D: Dialect> {
     scratch: Box<[u8]>,
     lists: Lists,
     chores: chores::Chores,
+    /// By pool.
+    queues: Vec<queue::Queue>,
     shelf: calls::Shelf,
     permits: permits::Permits,
     directory: directory::Directory,
@@ -154,7 +157,8 @@ pub struct Plan {
     pub capacity: usize,
     /// Calls of one pool that may wait before its clients are read no more; at least 1.
     pub line_max: u32,
-    /// Connections that ended and are read to their end in one turn.
+    /// Connections that ended and are read to their end in one turn, and sessions that may wait for
+    /// their pool's connect rate before more of its connections are.
     pub ended_max: usize,
     pub rng: Prng,
 }
@@ -198,6 +202,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 ..Lists::default()
             },
             chores: chores::Chores::default(),
+            queues: vec![queue::Queue::default(); pools],
             shelf: calls::Shelf::new(servers, pools),
             permits: permits::Permits::default(),
             directory: directory::Directory::new(plan.secret),
@@ -265,6 +270,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.check_roster();
         self.check_line();
         self.check_sweeps();
+        self.check_ended();
         let mut joined = 0;
         for (key, client) in self.clients.iter() {
             client.session.check_invariants();

@@ -81,12 +81,34 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             match self.lists.ended.pop_front() {
                 Some(_) if planted!(EndedForgotten) => {}
                 Some(Kind::Client(key)) => self.read_client(key),
-                Some(Kind::Upstream(key)) => match self.upstreams.get(key) {
-                    Some(upstream) if upstream.rider.is_none() => self.drop_upstream(key),
-                    _ => self.read_upstream(key),
-                },
+                Some(Kind::Upstream(key)) => {
+                    let rests = |key| Some(self.upstreams.get(key)?.rider.is_none());
+                    match rests(key) {
+                        Some(true) => self.drop_upstream(key),
+                        _ if self.put_off(key) => {}
+                        _ => self.read_upstream(key),
+                    }
+                }
                 _ => return,
             }
+        }
+    }
+
+    /// A connection that ended will be looked at; run in tests.
+    pub(super) fn check_ended(&self) {
+        for (key, upstream) in self.upstreams.iter() {
+            let bits = upstream.bits;
+            let waits = bits.contains(Bits::ENDED | Bits::READABLE | Bits::DONE)
+                && !(bits.contains(Bits::AGAIN) || bits.contains(Bits::STALLED))
+                && self.clients.get(upstream.rider).is_some();
+            let listed = |one: &Kind| matches!(one, Kind::Upstream(one) if *one == key);
+            assert!(
+                !waits
+                    || self.lists.ended.iter().any(listed)
+                    || self.is_put_off(key)
+                    || self.chores.is_squeezed(key),
+                "nobody will notice that {key:?} has ended"
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::queue::Queue;
 use super::{Io, Shard};
 use crate::fleet::Charter;
 use crate::session::{Dialect, House, Settings};
@@ -38,6 +39,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let pools = self.fleet.pools.len();
         self.core.stats.grow(pools);
         self.shelf.grow(pools);
+        self.queues.resize(pools, Queue::default());
         self.core.settings.clone_from(&rules.settings);
         let counted = self.core.house.per_address > 0;
         self.core.house.clone_from(&rules.house);
