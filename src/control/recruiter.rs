@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::admin::{Desk, NoPlace};
+use super::admin::{Desk, NoPlace, Refusal};
 use super::assemble;
-use super::config::PoolConfig;
+use super::config::{PoolConfig, WEIGHT_MAX};
 use super::resolver::{Lookup, Name, Names};
 use crate::fleet::{Fleet, ServerState};
 
@@ -18,13 +18,15 @@ pub struct Recruiter {
 }
 
 /// What the operator wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recruit {
+    /// The name of its pool.
     pub pool: String,
+    /// As in the configuration: `ws://host:port/…` or `http://host:port/…`, by the pool's kind.
     pub url: String,
     /// None: made of the URL, as for a configured one.
     pub id: Option<String>,
-    /// None: 1, or what it has if it is there.
+    /// 0 to 65,535. None: 1, or what it has if it is there.
     pub weight: Option<u32>,
 }
 
@@ -35,17 +37,6 @@ pub struct Recruited {
     pub servers: Vec<u16>,
     /// They have come by this.
     pub new: bool,
-}
-
-/// Why nobody has come.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// What is wanted makes no sense.
-    Wrong(String),
-    /// It stands against what is there.
-    Conflict(String),
-    /// The name has no address now.
-    Unresolved(String),
 }
 
 impl Recruiter {
@@ -82,12 +73,13 @@ impl Recruiter {
         let pools = self.pools();
         let pool = pools.iter().find(|pool| pool.name == wanted.pool);
         let pool = pool.ok_or_else(|| no_pool(&pools, &wanted.pool))?;
+        let weight = wanted.weight.unwrap_or(1);
+        if weight > WEIGHT_MAX {
+            let reason = format!("weight {weight} is too much; it must be 0 to {WEIGHT_MAX}");
+            return Err(Refusal::Wrong(reason));
+        }
         let server = pool
-            .server(
-                &wanted.url,
-                wanted.id.as_deref(),
-                wanted.weight.unwrap_or(1),
-            )
+            .server(&wanted.url, wanted.id.as_deref(), weight)
             .map_err(Refusal::Wrong)?;
         // Before the fleet is locked: other changes need not wait for a name server.
         let addresses = assemble::resolve(&server, &self.lookup).map_err(Refusal::Unresolved)?;

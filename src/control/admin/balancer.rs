@@ -11,12 +11,11 @@ use serde_json::{Value, json};
 
 use super::message::{Pieces, Request, Response};
 use super::sessions::{self, Pages};
-use super::{Desk, servers};
+use super::{Desk, actions};
 use crate::control::config::{BALANCER_BACKEND, PoolConfig, PoolKind};
-use crate::control::recruiter::{Recruit, Refusal};
+use crate::control::recruiter::Recruit;
 use crate::control::report;
 use crate::fleet::{Fleet, ServerState};
-use crate::shard::mail::Mail;
 use crate::shard::stats::{SessionRow, Snapshot};
 
 type Answer = Result<Response, Response>;
@@ -38,7 +37,7 @@ pub(super) fn in_its_words(path: &str, mut response: Response) -> Response {
 pub(super) fn backends(desk: &Desk) -> Answer {
     let snapshots = desk.counted()?;
     let fleet = desk.fleet();
-    let mut servers: Vec<u16> = live(&fleet).collect();
+    let mut servers: Vec<u16> = actions::live(&fleet).collect();
     servers.sort_by_key(|server| !is_enabled(&fleet, *server));
     let rows = servers.iter().map(|server| {
         let place = &fleet.servers[usize::from(*server)];
@@ -66,16 +65,14 @@ pub(super) fn add(desk: &Desk, request: &Request) -> Answer {
 }
 
 fn recruit(desk: &Desk, wanted: &Recruit, left_out: &[String]) -> Outcome {
-    match desk.recruiter.recruit(desk, wanted) {
+    match desk.add(wanted) {
         Ok(recruited) if !recruited.new => Outcome::Failed(URL_TAKEN.to_string()),
         Ok(_) if left_out.is_empty() => Outcome::Done,
         Ok(_) => Outcome::But(format!(
             "left out, as a server has the settings of its pool: {}",
             left_out.join(", ")
         )),
-        Err(Refusal::Wrong(why) | Refusal::Conflict(why) | Refusal::Unresolved(why)) => {
-            Outcome::Failed(why)
-        }
+        Err(refusal) => Outcome::Failed(refusal.to_string()),
     }
 }
 
@@ -125,7 +122,7 @@ fn is_served(desk: &Desk, pool: &PoolConfig, url: &str) -> bool {
         .server(url, None, 1)
         .map(|server| server.url.to_string());
     let fleet = desk.fleet();
-    live(&fleet).any(|server| {
+    actions::live(&fleet).any(|server| {
         let place = &fleet.servers[usize::from(server)];
         is_enabled(&fleet, server) && Ok(&place.url) == url.as_ref()
     })
@@ -161,7 +158,7 @@ pub(super) fn disable(desk: &Desk, id: &str, request: &Request) -> Answer {
     let mut fleet = desk.fleet();
     let outcome = match fleet.find(id) {
         Some(server) if state(&fleet, server) != ServerState::Disabled => {
-            servers::wish(desk, &mut fleet, server, ServerState::Disabled);
+            desk.wish(&mut fleet, server, ServerState::Disabled);
             Outcome::Done
         }
         Some(_) | None => Outcome::Needless,
@@ -172,13 +169,13 @@ pub(super) fn disable(desk: &Desk, id: &str, request: &Request) -> Answer {
 pub(super) fn enable(desk: &Desk, id: &str, request: &Request) -> Answer {
     request.fields(&[])?;
     let mut fleet = desk.fleet();
-    let outcome = match fleet.find(id) {
-        Some(server) if !is_enabled(&fleet, server) => {
-            servers::wish(desk, &mut fleet, server, ServerState::Enabled);
+    let outcome = match actions::named(&fleet, id) {
+        Ok(server) if !is_enabled(&fleet, server) => {
+            desk.wish(&mut fleet, server, ServerState::Enabled);
             Outcome::Done
         }
-        Some(_) => Outcome::Needless,
-        None => Outcome::Failed(servers::missing(id).reason()),
+        Ok(_) => Outcome::Needless,
+        Err(missing) => Outcome::Failed(missing.to_string()),
     };
     Ok(outcome.response())
 }
@@ -190,11 +187,9 @@ pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Answer {
     let server = desk.fleet().find(id);
     let busy = |server: &u16| report::server_count(*server, &snapshots).sessions > 0;
     let outcome = match server.filter(busy) {
-        Some(server) => {
-            desk.board.tell_all(|| Mail::FailOver { server });
-            Outcome::Done
-        }
-        None => Outcome::Needless,
+        Some(_) if desk.fail_over(id).is_ok() => Outcome::Done,
+        // Gone meanwhile: its sessions move anyway.
+        Some(_) | None => Outcome::Needless,
     };
     Ok(outcome.response())
 }
@@ -203,14 +198,12 @@ pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Answer {
 pub(super) fn reset(desk: &Desk, id: &str, request: &Request) -> Answer {
     request.fields(&[])?;
     let snapshots: Vec<Snapshot> = desk.counted()?;
-    let server = desk.fleet().find(id);
+    let server = actions::named(&desk.fleet(), id);
+    let is_open = |server: u16| report::is_open(server, &snapshots);
     let outcome = match server {
-        Some(server) if report::is_open(server, &snapshots) => {
-            desk.board.tell_all(|| Mail::Reset { server });
-            Outcome::Done
-        }
-        Some(_) => Outcome::Needless,
-        None => Outcome::Failed(servers::missing(id).reason()),
+        Ok(server) if is_open(server) && desk.reset(id).is_ok() => Outcome::Done,
+        Ok(_) => Outcome::Needless,
+        Err(missing) => Outcome::Failed(missing.to_string()),
     };
     Ok(outcome.response())
 }
@@ -218,13 +211,9 @@ pub(super) fn reset(desk: &Desk, id: &str, request: &Request) -> Answer {
 /// `/backend/delete/{id}`: its sessions move.
 pub(super) fn delete(desk: &Desk, id: &str, request: &Request) -> Answer {
     request.fields(&[])?;
-    let mut fleet = desk.fleet();
-    let outcome = match fleet.find(id) {
-        Some(server) => {
-            desk.set_state(&mut fleet, server, ServerState::Gone);
-            Outcome::Done
-        }
-        None => Outcome::Needless,
+    let outcome = match desk.remove(id) {
+        Ok(_) => Outcome::Done,
+        Err(_missing) => Outcome::Needless,
     };
     Ok(outcome.response())
 }
@@ -233,7 +222,7 @@ pub(super) fn delete(desk: &Desk, id: &str, request: &Request) -> Answer {
 pub(super) fn sessions(desk: &Arc<Desk>) -> Answer {
     let mut pages = Pages::new(Arc::clone(desk)).peekable();
     if let Some(Err(refusal)) = pages.next_if(Result::is_err) {
-        return Err(refusal);
+        return Err(refusal.into());
     }
     let desk = Arc::clone(desk);
     let mut comma = "";
@@ -263,7 +252,7 @@ pub(super) fn abort(desk: &Desk, id: &str, request: &Request) -> Answer {
 pub(super) fn move_session(desk: &Desk, id: &str, request: &Request) -> Answer {
     let outcome = match found(sessions::fail_over(desk, id, request))? {
         true => Outcome::Done,
-        false => Outcome::Failed(sessions::missing(id).reason()),
+        false => Outcome::Failed(sessions::missing(id).to_string()),
     };
     Ok(outcome.response())
 }
@@ -332,13 +321,6 @@ fn session(fleet: &Fleet, row: &SessionRow) -> Value {
         "msgsReceived": row.messages_up,
         "msgsSent": row.messages_down,
     })
-}
-
-/// Numbers of the servers that are not gone.
-fn live(fleet: &Fleet) -> impl Iterator<Item = u16> {
-    let all = fleet.servers.iter().enumerate();
-    all.filter(|(_, place)| place.state != ServerState::Gone)
-        .map(|(number, _)| number as u16)
 }
 
 fn state(fleet: &Fleet, server: u16) -> ServerState {

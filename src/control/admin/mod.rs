@@ -4,10 +4,12 @@
 //! happens here, a message never waits for it. Who may ask, and how, is decided in `guard` for all
 //! routes at once, before a body is read.
 
+mod actions;
 mod balancer;
 mod dashboard;
 mod events;
 mod guard;
+mod listed;
 mod message;
 pub mod openapi;
 mod profile;
@@ -22,11 +24,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use serde_json::json;
-
+pub use self::actions::{Change, Refusal};
 pub use self::events::Newsroom;
+pub use self::listed::{ListedServer, ListedSession, Totals};
 pub use self::message::{Request, Response};
 pub use self::server::{AdminServer, serve};
+pub use self::sessions::Sessions;
 use super::recruiter::Recruiter;
 use super::switchboard::Switchboard;
 use crate::fleet::{Fleet, Server, ServerState};
@@ -182,16 +185,17 @@ impl Desk {
         (snapshots.len() == self.board.shards()).then_some(snapshots)
     }
 
-    /// As [`snapshots`](Desk::snapshots), with the answer for an operator who can't have them.
-    fn counted(&self) -> Result<Vec<Snapshot>, Response> {
-        self.snapshots().ok_or_else(Response::silent)
+    /// As [`snapshots`](Desk::snapshots), for those who can't do without.
+    fn counted(&self) -> Result<Vec<Snapshot>, Refusal> {
+        self.snapshots().ok_or(Refusal::Silent)
     }
-}
 
-impl Response {
-    /// A loop has not answered in time.
-    fn silent() -> Response {
-        Response::json(503, json!({ "error": "a loop does not answer" }))
+    /// Sums over all loops.
+    ///
+    /// # Errors
+    /// [`Refusal::Silent`].
+    pub fn totals(&self) -> Result<Totals, Refusal> {
+        Ok(Totals::new(&self.counted()?))
     }
 }
 

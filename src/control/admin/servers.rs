@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::actions::{self, Change};
 use super::message::{Request, Response};
 use super::{Desk, view};
-use crate::control::recruiter::{Recruit, Refusal};
-use crate::fleet::{Fleet, ServerState};
-use crate::shard::mail::Mail;
+use crate::control::config::WEIGHT_MAX;
+use crate::control::recruiter::Recruit;
+use crate::fleet::ServerState;
 use crate::shard::stats::Snapshot;
 
 /// All of them.
@@ -17,38 +18,30 @@ pub(super) fn list(desk: &Desk) -> Result<Response, Response> {
 /// What [`list`] answers.
 pub(super) fn all(desk: &Desk, snapshots: &[Snapshot]) -> Value {
     let fleet = desk.fleet();
-    let live = (0..fleet.servers.len())
-        .filter(|server| fleet.servers[*server].state != ServerState::Gone)
-        .map(|server| view::server(&fleet, server as u16, Some(snapshots)));
+    let live = actions::live(&fleet).map(|server| view::server(&fleet, server, Some(snapshots)));
     json!({ "servers": live.collect::<Vec<Value>>() })
 }
 
 pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
     let snapshots = desk.counted()?;
     let fleet = desk.fleet();
-    let server = fleet.find(id).ok_or_else(|| missing(id))?;
+    let server = actions::named(&fleet, id)?;
     Ok(Response::json(
         200,
         view::server(&fleet, server, Some(&snapshots)),
     ))
 }
 
-/// Takes one in, or finds that it is there. A name with several addresses makes several of it.
+/// A name with several addresses makes several of it.
 pub(super) fn add(desk: &Desk, request: &Request) -> Result<Response, Response> {
     let fields = request.fields(&["pool", "url", "id", "weight"])?;
     let text = |name: &str| fields.get(name).map(|value| text_of(name, value));
     let need = |name: &str| text(name).unwrap_or_else(|| Err(needed(name)));
-    let wanted = Recruit {
+    let recruited = desk.add(&Recruit {
         pool: need("pool")?,
         url: need("url")?,
         id: text("id").transpose()?,
         weight: fields.get("weight").map(weight_of).transpose()?,
-    };
-    let recruited = desk.recruiter.recruit(desk, &wanted);
-    let recruited = recruited.map_err(|refusal| match refusal {
-        Refusal::Wrong(why) => Response::error(400, why),
-        Refusal::Conflict(why) => Response::error(409, why),
-        Refusal::Unresolved(why) => Response::error(422, why),
     })?;
     let status = if recruited.new { 201 } else { 200 };
     let snapshots = desk.snapshots();
@@ -59,57 +52,33 @@ pub(super) fn add(desk: &Desk, request: &Request) -> Result<Response, Response> 
     Ok(Response::json(status, json!({ "servers": servers })))
 }
 
-/// Removes one for ever. Its sessions move; those for which there is no other server are held.
 pub(super) fn remove(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     request.fields(&[])?;
-    let mut fleet = desk.fleet();
-    let server = fleet.find(id).ok_or_else(|| missing(id))?;
-    desk.set_state(&mut fleet, server, ServerState::Gone);
-    Ok(Response::json(200, view::server(&fleet, server, None)))
+    let server = desk.remove(id)?;
+    Ok(Response::json(
+        200,
+        view::server(&desk.fleet(), server, None),
+    ))
 }
 
-/// Changes state, weight, or both; nothing if anything is wrong.
+/// Nothing is changed if anything is wrong.
 pub(super) fn change(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     let fields = request.fields(&["state", "weight"])?;
-    let state = fields.get("state").map(state_of).transpose()?;
-    let weight = fields.get("weight").map(weight_of).transpose()?;
-    let mut fleet = desk.fleet();
-    let server = fleet.find(id).ok_or_else(|| missing(id))?;
-    if state.is_none() && weight.is_none() {
-        return Err(Response::error(400, "\"state\" or \"weight\" is needed"));
-    }
-    // Mailed even if nothing changes: a repeated request mends a loop that knows otherwise.
-    if let Some(weight) = weight {
-        fleet.servers[usize::from(server)].weight = weight;
-        desk.board.tell_all(|| Mail::Weight { server, weight });
-    }
-    if let Some(state) = state {
-        wish(desk, &mut fleet, server, state);
-    }
-    drop(fleet);
-    Ok(answer(desk, server))
+    let change = Change {
+        state: fields.get("state").map(state_of).transpose()?,
+        weight: fields.get("weight").map(weight_of).transpose()?,
+    };
+    Ok(answer(desk, desk.change(id, change)?))
 }
 
-/// What the operator wants of a server counts, also when its address comes back to DNS.
-pub(super) fn wish(desk: &Desk, fleet: &mut Fleet, server: u16, state: ServerState) {
-    fleet.servers[usize::from(server)].wish = state;
-    desk.set_state(fleet, server, state);
-}
-
-/// Moves all its sessions now.
 pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     request.fields(&[])?;
-    let server = find(desk, id)?;
-    desk.board.tell_all(|| Mail::FailOver { server });
-    Ok(answer(desk, server))
+    Ok(answer(desk, desk.fail_over(id)?))
 }
 
-/// Closes its breaker.
 pub(super) fn reset(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
     request.fields(&[])?;
-    let server = find(desk, id)?;
-    desk.board.tell_all(|| Mail::Reset { server });
-    Ok(answer(desk, server))
+    Ok(answer(desk, desk.reset(id)?))
 }
 
 /// The server as it is after a change. That was made in any case: if a loop is too busy to count,
@@ -120,14 +89,6 @@ fn answer(desk: &Desk, server: u16) -> Response {
         200,
         view::server(&desk.fleet(), server, snapshots.as_deref()),
     )
-}
-
-fn find(desk: &Desk, id: &str) -> Result<u16, Response> {
-    desk.fleet().find(id).ok_or_else(|| missing(id))
-}
-
-pub(super) fn missing(id: &str) -> Response {
-    Response::error(404, format!("no server {id:?}"))
 }
 
 fn state_of(value: &Value) -> Result<ServerState, Response> {
@@ -164,6 +125,3 @@ fn weight_of(value: &Value) -> Result<u32, Response> {
         Response::error(400, reason)
     })
 }
-
-/// As in the configuration.
-pub(super) const WEIGHT_MAX: u16 = 65_535;

@@ -1,12 +1,12 @@
 //! `/v1/sessions`: pages over all loops.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::message::{Request, Response};
-use super::{Desk, servers};
+use super::{Desk, ListedSession, Refusal, actions};
 use crate::fleet::Fleet;
 use crate::session::Phase;
 use crate::shard::mail::{Answer, Filter, Mail};
@@ -54,12 +54,12 @@ pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
                 return Ok(Response::json(200, detail(&desk.fleet(), row)));
             }
             if Instant::now() > deadline {
-                return Err(Response::silent());
+                return Err(Refusal::Silent.into());
             }
             from = next;
         }
     }
-    Err(missing(id))
+    Err(missing(id).into())
 }
 
 /// Ends one.
@@ -87,7 +87,7 @@ pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Result<Resp
 }
 
 /// Tells one loop after the other, until one has the session. Each looks at so many slots at a time.
-fn tell(desk: &Desk, id: &str, mail: impl Fn(u64, u32) -> Mail) -> Result<(), Response> {
+fn tell(desk: &Desk, id: &str, mail: impl Fn(u64, u32) -> Mail) -> Result<(), Refusal> {
     let mut silent = false;
     for shard in 0..desk.board.shards() {
         let mut from = Some(0);
@@ -104,11 +104,7 @@ fn tell(desk: &Desk, id: &str, mail: impl Fn(u64, u32) -> Mail) -> Result<(), Re
         }
     }
     // The one that is silent may have it.
-    Err(if silent {
-        Response::silent()
-    } else {
-        missing(id)
-    })
+    Err(if silent { Refusal::Silent } else { missing(id) })
 }
 
 /// All sessions of all loops, page by page. Ends with the first error.
@@ -127,7 +123,7 @@ impl Pages {
 }
 
 impl Iterator for Pages {
-    type Item = Result<Vec<SessionRow>, Response>;
+    type Item = Result<Vec<SessionRow>, Refusal>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut filter = Filter {
@@ -142,6 +138,48 @@ impl Iterator for Pages {
     }
 }
 
+/// All sessions of all loops, one by one. They are asked for a page at a time, when the one before
+/// is used up: no loop looks at more than 20,000 slots for one answer, and messages pass in between.
+/// What comes and goes meanwhile may be listed or not; no session is listed twice.
+///
+/// [`Refusal::Silent`] is the last item if a loop does not answer: then sessions are missing.
+pub struct Sessions {
+    desk: Arc<Desk>,
+    pages: Pages,
+    page: std::vec::IntoIter<ListedSession>,
+}
+
+impl Sessions {
+    /// Asks nobody yet.
+    pub fn new(desk: Arc<Desk>) -> Sessions {
+        Sessions {
+            pages: Pages::new(Arc::clone(&desk)),
+            page: Vec::new().into_iter(),
+            desk,
+        }
+    }
+}
+
+impl Iterator for Sessions {
+    type Item = Result<ListedSession, Refusal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(session) = self.page.next() {
+                return Some(Ok(session));
+            }
+            match self.pages.next()? {
+                Ok(rows) => {
+                    let fleet = self.desk.fleet();
+                    let page = rows.iter().map(|row| ListedSession::new(&fleet, row));
+                    self.page = page.collect::<Vec<_>>().into_iter();
+                }
+                Err(refusal) => return Some(Err(refusal)),
+            }
+        }
+    }
+}
+
 /// A loop, and a slot there.
 type Place = (usize, u32);
 
@@ -153,7 +191,7 @@ fn page(
     desk: &Desk,
     filter: &mut Filter,
     (shard, from): Place,
-) -> Result<(Vec<SessionRow>, Option<Place>), Response> {
+) -> Result<(Vec<SessionRow>, Option<Place>), Refusal> {
     filter.from = from;
     let (rows, next) = ask(desk, shard, filter)?;
     let next = match next {
@@ -163,7 +201,7 @@ fn page(
     Ok((rows, next))
 }
 
-fn ask(desk: &Desk, shard: usize, filter: &Filter) -> Result<Page, Response> {
+fn ask(desk: &Desk, shard: usize, filter: &Filter) -> Result<Page, Refusal> {
     let filter = filter.clone();
     match desk
         .board
@@ -171,7 +209,7 @@ fn ask(desk: &Desk, shard: usize, filter: &Filter) -> Result<Page, Response> {
     {
         Some(Answer::Sessions { rows, next }) => Ok((rows, next)),
         Some(Answer::Done(_) | Answer::Further(_) | Answer::Snapshot(_)) | None => {
-            Err(Response::silent())
+            Err(Refusal::Silent)
         }
     }
 }
@@ -183,8 +221,7 @@ fn asked(desk: &Desk, request: &Request) -> Result<(Filter, usize, Place), Respo
     for (name, value) in request.params(&PARAMS)? {
         match name.as_str() {
             "server" => {
-                let server = desk.fleet().find(&value);
-                filter.server = Some(server.ok_or_else(|| servers::missing(&value))?);
+                filter.server = Some(actions::named(&desk.fleet(), &value)?);
             }
             "state" => {
                 if !PHASES.iter().any(|phase| phase.name() == value) {
@@ -215,7 +252,7 @@ fn asked(desk: &Desk, request: &Request) -> Result<(Filter, usize, Place), Respo
 }
 
 /// 32 hexadecimal digits, as in `X-Wsteady-Session`. Anything else can be nobody's.
-fn id_of(text: &str) -> Result<u128, Response> {
+fn id_of(text: &str) -> Result<u128, Refusal> {
     let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u128::from_str_radix(text, 16)
         .ok()
@@ -223,28 +260,24 @@ fn id_of(text: &str) -> Result<u128, Response> {
         .ok_or_else(|| missing(text))
 }
 
-pub(super) fn missing(id: &str) -> Response {
-    Response::error(404, format!("no session {id:?}"))
+pub(super) fn missing(id: &str) -> Refusal {
+    Refusal::Missing(format!("no session {id:?}"))
 }
 
 fn session(fleet: &Fleet, row: &SessionRow) -> Value {
-    let pool = row.pool.and_then(|pool| fleet.pools.get(usize::from(pool)));
-    let server = row
-        .server
-        .and_then(|server| fleet.servers.get(usize::from(server)));
-    let opened = SystemTime::now() - Duration::from_millis(u64::from(row.age));
+    let listed = ListedSession::new(fleet, row);
     json!({
-        "id": format!("{:032x}", row.id),
-        "client": row.client.to_string(),
-        "path": row.path,
-        "pool": pool.map(|pool| pool.name.as_str()),
-        "server": server.map(|server| server.id.as_str()),
-        "state": row.phase.name(),
-        "opened": humantime::format_rfc3339_millis(opened).to_string(),
-        "failovers": row.failovers,
-        "messages_up": row.messages_up,
-        "messages_down": row.messages_down,
-        "journal_bytes": row.journal_bytes,
+        "id": listed.id,
+        "client": listed.client.to_string(),
+        "path": listed.path,
+        "pool": listed.pool,
+        "server": listed.server,
+        "state": listed.state.name(),
+        "opened": humantime::format_rfc3339_millis(listed.opened).to_string(),
+        "failovers": listed.failovers,
+        "messages_up": listed.messages_up,
+        "messages_down": listed.messages_down,
+        "journal_bytes": listed.journal_bytes,
     })
 }
 

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::control::config::{PoolConfig, PoolKind};
+use crate::control::recruiter::Recruit;
 use crate::control::resolver::{Lookup, Names};
 use crate::fleet::{Pool, Server, ServerState};
 use crate::session::Phase;
@@ -1188,6 +1189,50 @@ fn servers_are_added_and_removed() {
         joined(stand.told()),
         ["0 Join { server: 7, ", "1 Join { server: 7, "]
     );
+}
+
+#[test]
+fn a_program_gets_what_the_api_answers() {
+    let stand = Stand::new(None, None);
+    let desk = &stand.desk;
+    let all = || Sessions::new(Arc::clone(desk));
+    let ids: Vec<String> = all().map(|one| one.unwrap().id).collect();
+    let listed = stand.get("/v1/sessions?limit=1000").json();
+    let listed = listed["sessions"].as_array().unwrap().iter();
+    let listed: Vec<String> = listed
+        .map(|row| row["id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((ids.len(), &ids), (10, &listed));
+    let first = all().next().unwrap().unwrap();
+    let names = (first.pool.as_deref(), first.server.as_deref());
+    assert_eq!(
+        (names, first.state),
+        ((Some("chat"), Some("a")), Phase::Open)
+    );
+    let totals = desk.totals().unwrap();
+    assert_eq!((totals.opened, totals.closed, totals.live), (20, 6, 14));
+    assert_eq!((totals.messages_up, totals.messages_down), (18, 8));
+    assert_eq!(
+        totals.messages_up,
+        totals.confirmed + totals.unconfirmed + totals.journaled
+    );
+    let server = &desk.servers().unwrap()[0];
+    assert_eq!((&*server.id, server.sessions), ("a", 6));
+    // Many ids are not all named.
+    let many = (10..20).map(|port| Recruit {
+        pool: "chat".to_string(),
+        url: format!("ws://10.0.0.1:{port}"),
+        ..Recruit::default()
+    });
+    many.for_each(|wanted| drop(desk.add(&wanted).unwrap()));
+    let missing = desk.remove("zz").unwrap_err().to_string();
+    assert!(missing.starts_with("no server \"zz\"; there is a, b@::1, c, "));
+    assert!(missing.ends_with(" and 5 more"), "{missing}");
+    stand.scene.lock().unwrap().silent = Some(1);
+    let cut: Vec<_> = all().collect();
+    assert_eq!((cut.len(), cut.last()), (6, Some(&Err(Refusal::Silent))));
+    assert_eq!(desk.servers(), Err(Refusal::Silent));
+    assert_eq!(desk.totals(), Err(Refusal::Silent));
 }
 
 /// The events of a stream: names and data, as they come.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::Desk;
+use super::{Desk, ListedServer, Totals};
 use crate::control::report;
 use crate::fleet::{Balance, Fleet, Kind, ServerState};
 use crate::session::Tally;
@@ -19,8 +19,7 @@ pub(super) fn stats(desk: &Desk, snapshots: &[Snapshot]) -> Value {
     for (status, count) in snapshots.iter().flat_map(|snapshot| &snapshot.stats.denied) {
         *denied.entry(status.to_string()).or_default() += count;
     }
-    let opened = sum(|snapshot| snapshot.stats.opened);
-    let closed = sum(|snapshot| snapshot.stats.closed);
+    let totals = Totals::new(snapshots);
     let tallies = snapshots.iter().flat_map(|snapshot| &snapshot.stats.pools);
     let served = |of: fn(&Stats) -> u64| snapshots.iter().map(|one| of(&one.stats)).sum::<u64>();
     json!({
@@ -29,9 +28,9 @@ pub(super) fn stats(desk: &Desk, snapshots: &[Snapshot]) -> Value {
         "paused": desk.paused.load(Relaxed),
         "draining": desk.draining.load(Relaxed),
         "connections": {
-            "opened": opened,
-            "closed": closed,
-            "active": opened.saturating_sub(closed),
+            "opened": totals.opened,
+            "closed": totals.closed,
+            "active": totals.live,
             "denied": denied,
         },
         "sessions": {
@@ -42,7 +41,7 @@ pub(super) fn stats(desk: &Desk, snapshots: &[Snapshot]) -> Value {
                 stats.servers.iter().map(|server| server.sessions_total).sum()
             }),
         },
-        "messages": messages(tallies.clone()),
+        "messages": messages(&totals),
         "requests": requests(tallies),
         "hold_seconds": quantiles(snapshots, |stats| &stats.hold, 1e-3),
         "relay_seconds": quantiles(snapshots, |stats| &stats.relay, 1e-6),
@@ -80,7 +79,7 @@ pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
             "balance": balance_name(pool.balance),
             "servers": names.collect::<Vec<_>>(),
             "usable": usable.count(),
-            "messages": messages(tallies),
+            "messages": messages(&Totals::of_tallies(tallies)),
         })
     });
     json!({ "pools": pools.collect::<Vec<_>>() })
@@ -88,50 +87,40 @@ pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
 
 /// One server; without its numbers if they could not be had.
 pub(super) fn server(fleet: &Fleet, number: u16, snapshots: Option<&[Snapshot]>) -> Value {
-    let place = &fleet.servers[usize::from(number)];
+    let listed = ListedServer::new(fleet, number, snapshots.unwrap_or_default());
     let mut value = json!({
-        "id": place.id,
-        "pool": fleet.pools[usize::from(place.pool)].name,
-        "url": place.url,
-        "address": place.address.to_string(),
-        "state": place.state.name(),
-        "weight": place.weight,
-        "connections": place.shared.connections(),
+        "id": listed.id,
+        "pool": listed.pool,
+        "url": listed.url,
+        "address": listed.address.to_string(),
+        "state": listed.state.name(),
+        "weight": listed.weight,
+        "connections": listed.connections,
     });
-    if let Some(snapshots) = snapshots {
-        let open = report::is_open(number, snapshots);
-        let count = report::server_count(number, snapshots);
-        value["healthy"] = json!(report::is_healthy(number, snapshots));
-        value["breaker"] = json!(if open { "open" } else { "closed" });
-        value["sessions"] = json!(count.sessions);
-        value["sessions_total"] = json!(count.sessions_total);
-        value["failures_total"] = json!(count.failures);
+    if snapshots.is_some() {
+        value["healthy"] = json!(listed.healthy);
+        value["breaker"] = json!(if listed.breaker_open {
+            "open"
+        } else {
+            "closed"
+        });
+        value["sessions"] = json!(listed.sessions);
+        value["sessions_total"] = json!(listed.sessions_total);
+        value["failures_total"] = json!(listed.failures_total);
     }
     value
 }
 
-fn messages<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Value {
-    let mut all = Tally::default();
-    let (mut unconfirmed, mut failovers) = (0, 0);
-    for tally in tallies {
-        all.messages_up += tally.messages_up;
-        all.messages_down += tally.messages_down;
-        all.confirmed += tally.confirmed;
-        all.journaled += tally.journaled;
-        all.replayed += tally.replayed;
-        all.held += tally.held;
-        unconfirmed += tally.unconfirmed.iter().sum::<u64>();
-        failovers += tally.failovers.values().sum::<u64>();
-    }
+fn messages(totals: &Totals) -> Value {
     json!({
-        "up": all.messages_up,
-        "down": all.messages_down,
-        "confirmed": all.confirmed,
-        "journaled": all.journaled,
-        "replayed": all.replayed,
-        "unconfirmed": unconfirmed,
-        "failovers": failovers,
-        "sessions_held": all.held,
+        "up": totals.messages_up,
+        "down": totals.messages_down,
+        "confirmed": totals.confirmed,
+        "journaled": totals.journaled,
+        "replayed": totals.replayed,
+        "unconfirmed": totals.unconfirmed,
+        "failovers": totals.failovers,
+        "sessions_held": totals.held,
     })
 }
 

@@ -38,6 +38,7 @@ pub use model::{
 };
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};
+pub use pools::WEIGHT_MAX;
 pub use url::{Scheme, ServerUrl};
 
 use std::path::{Path, PathBuf};

@@ -163,12 +163,11 @@ fn read_server(
     let (_, form) = url_form(kind);
     findings.need(&fields, "url", &node.place, &format!("write {form}"));
     findings.fill(&fields, "id", &mut id, parse::name);
-    // As many steps as a 16-bit share has; beyond it the exact round would take hours.
     findings.fill(
         &fields,
         "weight",
         &mut weight,
-        parse::number_within(0, 65535),
+        parse::number_within(0, WEIGHT_MAX),
     );
     Some(ServerConfig {
         url: url?,
@@ -191,6 +190,9 @@ impl PoolConfig {
         Ok(ServerConfig { url, id, weight })
     }
 }
+
+/// As many steps as a 16-bit share has; beyond it the exact round would take hours.
+pub const WEIGHT_MAX: u32 = 65_535;
 
 /// A server's URL in the form that its pool's kind and target need.
 fn server_url(text: &str, kind: PoolKind, target: Target) -> Result<ServerUrl, String> {

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::control::admin::servers::WEIGHT_MAX;
 use crate::control::admin::sessions::PHASES;
+use crate::control::config::WEIGHT_MAX;
 use crate::session::Phase;
 
 /// All of them, by name.

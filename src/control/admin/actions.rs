@@ -1,0 +1,180 @@
+//! What can be done to the fleet: one place for the API, for wsbalancer's routes and for programs
+//! that have a [`Handle`](crate::Handle).
+
+use std::fmt;
+
+use super::message::Response;
+use super::{Desk, ListedServer};
+use crate::control::recruiter::{Recruit, Recruited};
+use crate::fleet::{Fleet, ServerState};
+use crate::shard::mail::Mail;
+
+/// Why something was not done; then nothing has changed. As text, it says what is wrong and what
+/// would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// What is wanted makes no sense: a URL that is none, say, or a pool that is not there.
+    Wrong(String),
+    /// Nobody has this id.
+    Missing(String),
+    /// It stands against what is there: another server has the id, say.
+    Conflict(String),
+    /// The name in the URL has no address now.
+    Unresolved(String),
+    /// A loop has not answered within 2 s. Numbers without its share would be wrong, so there are
+    /// none; later there may be.
+    Silent,
+    /// The proxy has stopped.
+    Stopped,
+}
+
+/// What is to be changed of a server; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    pub state: Option<ServerState>,
+    pub weight: Option<u32>,
+}
+
+impl Desk {
+    /// All servers but those that are gone, in the order in which they have come.
+    ///
+    /// # Errors
+    /// [`Refusal::Silent`].
+    pub fn servers(&self) -> Result<Vec<ListedServer>, Refusal> {
+        let snapshots = self.counted()?;
+        let fleet = self.fleet();
+        let live = live(&fleet).map(|server| ListedServer::new(&fleet, server, &snapshots));
+        Ok(live.collect())
+    }
+
+    /// Takes a server in, or finds that it is there. A name is resolved first, which may block for
+    /// as long as the system's resolver likes.
+    ///
+    /// # Errors
+    /// `Wrong`, `Conflict` or `Unresolved`.
+    pub fn add(&self, wanted: &Recruit) -> Result<Recruited, Refusal> {
+        self.recruiter.recruit(self, wanted)
+    }
+
+    /// Removes a server for ever, and says which number it had. Its sessions move; those for which
+    /// there is no other server are held.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn remove(&self, id: &str) -> Result<u16, Refusal> {
+        let mut fleet = self.fleet();
+        let server = named(&fleet, id)?;
+        self.set_state(&mut fleet, server, ServerState::Gone);
+        Ok(server)
+    }
+
+    /// Changes state, weight, or both, and says which number the server has.
+    ///
+    /// # Errors
+    /// `Missing`; `Wrong` for a change of nothing and for the state `Gone`, which is no wish but
+    /// [`remove`](Desk::remove)'s.
+    pub fn change(&self, id: &str, change: Change) -> Result<u16, Refusal> {
+        let Change { state, weight } = change;
+        let mut fleet = self.fleet();
+        let server = named(&fleet, id)?;
+        if state.is_none() && weight.is_none() {
+            return Err(Refusal::Wrong("\"state\" or \"weight\" is needed".into()));
+        }
+        if state == Some(ServerState::Gone) {
+            return Err(Refusal::Wrong(NOT_GONE.into()));
+        }
+        // Mailed even if nothing changes: a repeated request mends a loop that knows otherwise.
+        if let Some(weight) = weight {
+            fleet.servers[usize::from(server)].weight = weight;
+            self.board.tell_all(|| Mail::Weight { server, weight });
+        }
+        if let Some(state) = state {
+            self.wish(&mut fleet, server, state);
+        }
+        Ok(server)
+    }
+
+    /// What the operator wants of a server counts, also when its address comes back to DNS.
+    pub(super) fn wish(&self, fleet: &mut Fleet, server: u16, state: ServerState) {
+        fleet.servers[usize::from(server)].wish = state;
+        self.set_state(fleet, server, state);
+    }
+
+    /// Moves all sessions of a server now, and says which number it has.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn fail_over(&self, id: &str) -> Result<u16, Refusal> {
+        let server = named(&self.fleet(), id)?;
+        self.board.tell_all(|| Mail::FailOver { server });
+        Ok(server)
+    }
+
+    /// Closes a server's breaker, and says which number it has.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn reset(&self, id: &str) -> Result<u16, Refusal> {
+        let server = named(&self.fleet(), id)?;
+        self.board.tell_all(|| Mail::Reset { server });
+        Ok(server)
+    }
+}
+
+/// Numbers of the servers that are not gone.
+pub(super) fn live(fleet: &Fleet) -> impl Iterator<Item = u16> {
+    let all = fleet.servers.iter().enumerate();
+    all.filter(|(_, place)| place.state != ServerState::Gone)
+        .map(|(number, _)| number as u16)
+}
+
+/// The server of that id.
+pub(super) fn named(fleet: &Fleet, id: &str) -> Result<u16, Refusal> {
+    fleet.find(id).ok_or_else(|| {
+        let ids = live(fleet).map(|server| fleet.servers[usize::from(server)].id.as_str());
+        let ids: Vec<&str> = ids.collect();
+        let known = match ids.split_at_checked(KNOWN_MAX) {
+            Some((some, [_, ..])) => {
+                let more = ids.len() - some.len();
+                format!("{} and {more} more", some.join(", "))
+            }
+            _ if ids.is_empty() => "none".to_string(),
+            _ => ids.join(", "),
+        };
+        Refusal::Missing(format!("no server {id:?}; there is {known}"))
+    })
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Refusal::Wrong(why)
+            | Refusal::Missing(why)
+            | Refusal::Conflict(why)
+            | Refusal::Unresolved(why) => why,
+            Refusal::Silent => "a loop does not answer",
+            Refusal::Stopped => "the proxy has stopped; start another",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Response {
+        let status = match refusal {
+            Refusal::Wrong(_) => 400,
+            Refusal::Missing(_) => 404,
+            Refusal::Conflict(_) => 409,
+            Refusal::Unresolved(_) => 422,
+            Refusal::Silent | Refusal::Stopped => 503,
+        };
+        Response::error(status, refusal.to_string())
+    }
+}
+
+const NOT_GONE: &str =
+    "\"gone\" can't be set; remove the server, or set enabled, disabled or draining";
+
+/// Ids that an error names: so many are read, and there may be thousands.
+const KNOWN_MAX: usize = 8;
