@@ -1,13 +1,16 @@
 //! A proxy whose WebSocket sessions outlive their connections.
 //!
 //! ```no_run
-//! use wsteady::{Proxy, control::config::Config};
+//! use wsteady::{Config, Proxy};
 //!
 //! let servers = ["ws://10.0.0.1:9000".to_string(), "ws://10.0.0.2:9000".to_string()];
 //! let config = Config::with_backends(&servers).expect("two good URLs");
 //! let proxy = Proxy::start(config).expect("free addresses");
+//! println!("{} servers", proxy.handle().servers().expect("answers").len());
 //! proxy.wait();
 //! ```
+//!
+//! A [`Handle`] is what the rest of a program has of its proxy: `docs/embedding.md`.
 //!
 //! One sentence to remember: wire knows bytes, session knows one conversation, fleet knows the
 //! servers, shard knows one core's share, net knows Linux, control knows the operator, sim knows how
@@ -28,6 +31,7 @@ macro_rules! planted {
 
 pub mod control;
 pub mod fleet;
+mod handle;
 pub mod kit;
 pub mod net;
 #[cfg(feature = "planted")]
@@ -40,4 +44,9 @@ pub mod sim;
 mod tidy;
 pub mod wire;
 
-pub use proxy::{Proxy, StartError, Stopper};
+pub use control::admin::{ListedServer, ListedSession, Refusal, Sessions, Totals};
+pub use control::config::Config;
+pub use control::recruiter::Recruit;
+pub use fleet::ServerState;
+pub use handle::Handle;
+pub use proxy::{Proxy, StartError};

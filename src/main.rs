@@ -13,7 +13,7 @@ use wsteady::control::profile::{files, heap};
 use wsteady::control::reload::Reloader;
 use wsteady::control::{demo, log, notify, preflight};
 use wsteady::net::sys::{self, trace::Watched};
-use wsteady::{Proxy, StartError};
+use wsteady::{Handle, Proxy, StartError};
 
 /// Heap profiles need to hear of each block.
 #[global_allocator]
@@ -57,11 +57,11 @@ fn serve(run: Run) -> ExitCode {
         Err(StartError::Config(why)) => return failed(&why, 2),
         Err(StartError::System(why)) => return failed(&why, 1),
     };
-    let (stopper, reloader) = (proxy.stopper(), proxy.reloader());
+    let (handle, reloader) = (proxy.handle(), proxy.reloader());
     notify::ready();
     let heap = profiles.heap_file();
     let hup = reload_on_demand(run.sources, reloader.clone());
-    std::thread::spawn(move || obey(signals, &stopper, &reloader, &hup, heap.as_deref()));
+    std::thread::spawn(move || obey(signals, &handle, &reloader, &hup, heap.as_deref()));
     proxy.wait();
     profiles.finish();
     ::log::info!("stopped");
@@ -86,7 +86,7 @@ fn reload_on_demand(sources: Sources, reloader: Arc<Reloader>) -> SyncSender<()>
 /// TERM drains and stops, INT or a second TERM stops at once, HUP reads the configuration again.
 fn obey(
     mut signals: Signals,
-    stopper: &wsteady::Stopper,
+    handle: &Handle,
     reloader: &Reloader,
     hup: &SyncSender<()>,
     heap: Option<&Path>,
@@ -98,9 +98,9 @@ fn obey(
                 told = true;
                 let drain = reloader.drain();
                 notify::stopping(drain);
-                stopper.drain(drain);
+                handle.drain(drain);
             }
-            SIGTERM | SIGINT => stopper.stop_now(),
+            SIGTERM | SIGINT => handle.stop_now(),
             SIGHUP if told => ::log::warn!("being stopped: the configuration is not read again"),
             // One that waits already will read what stands there then.
             SIGHUP => drop(hup.try_send(())),

@@ -17,13 +17,14 @@ use crate::control::reload::Reloader;
 use crate::control::report;
 use crate::control::resolver::{self, Lookup, Names, Resolver};
 use crate::control::switchboard::Switchboard;
+use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Prng, Quota};
-use crate::net::{Clock, Host, Net, Post, sys};
+use crate::net::{Clock, Host, Net, sys};
 use crate::session::dialect::Tongue;
 use crate::shard::Plan;
+use crate::shard::Shard;
 use crate::shard::news::Watcher;
-use crate::shard::{Mail, Shard};
 
 /// A running proxy.
 pub struct Proxy {
@@ -34,8 +35,7 @@ pub struct Proxy {
     resolver: Resolver,
     desk: Arc<Desk>,
     reloader: Arc<Reloader>,
-    post: Arc<Post>,
-    count: usize,
+    busy: Arc<AtomicUsize>,
 }
 
 /// Why a proxy did not start.
@@ -48,9 +48,24 @@ pub enum StartError {
 }
 
 impl Proxy {
-    /// Starts all loops and the admin server; returns once clients can connect.
+    /// Starts all loops and the admin server on threads of their own; returns once clients can
+    /// connect. It goes on when the `Proxy` is dropped, but without its admin server and with the
+    /// addresses that names have then: keep it, and [`wait`](Proxy::wait) in the end.
+    ///
+    /// # Errors
+    /// `Config` for a server name without an address, `System` for an address that is taken. Then
+    /// nothing runs.
     pub fn start(config: Config) -> Result<Proxy, StartError> {
         Proxy::start_with(config, None, resolver::system())
+    }
+
+    /// Starts it, and waits until it has stopped: for a program that does nothing else. There is no
+    /// [`Handle`], so that it ends with the process; who wants more takes [`start`](Proxy::start).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run(config: Config) -> Result<(), StartError> {
+        Proxy::start(config).map(Proxy::wait)
     }
 
     /// As [`start`](Proxy::start), with pages of one's own at the admin address, and another way to
@@ -66,13 +81,12 @@ impl Proxy {
         sys::fix_mapping_threshold();
         let count = config.loops.count();
         let host = Host::new(count, Clock::start()).map_err(system)?;
-        let post = host.post();
+        let to_shards = host.post();
         let admin_address = config.admin.address;
         let admin_listener = TcpListener::bind(admin_address)
             .map_err(|error| StartError::System(format!("admin {admin_address}: {error}")))?;
         let admin_address = admin_listener.local_addr().map_err(system)?;
 
-        let to_shards = post.clone();
         let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
         let board = Arc::new(Switchboard::new(count, mailer).map_err(system)?);
         let (more, inbox) = Names::new();
@@ -91,6 +105,7 @@ impl Proxy {
         let settings = assembly.settings.clone();
         let runner = Runner::new(&config, assembly, addresses.len(), count, watcher)?;
         let budgets = (runner.memory.clone(), runner.connections.clone());
+        let busy = runner.busy.clone();
         let (shards, listening) = host
             .start(&addresses, answers, move |index, net| {
                 runner.run(index, net)
@@ -123,8 +138,7 @@ impl Proxy {
             resolver,
             desk,
             reloader: Arc::new(reloader),
-            post,
-            count,
+            busy,
         })
     }
 
@@ -148,18 +162,14 @@ impl Proxy {
         self.reloader.clone()
     }
 
-    /// What stops it, for another thread.
-    pub fn stopper(&self) -> Stopper {
-        Stopper {
-            desk: self.desk.clone(),
-            post: self.post.clone(),
-            count: self.count,
-        }
+    /// What any other thread needs: it shows servers and sessions, changes them, and stops it all.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.desk.clone(), self.busy.clone())
     }
 
     /// Begins to close all sessions over this time; [`wait`](Proxy::wait) then returns.
     pub fn drain(&self, time: Duration) {
-        self.stopper().drain(time);
+        self.handle().drain(time);
     }
 
     /// Drains and waits.
@@ -190,34 +200,6 @@ impl Proxy {
                 return false;
             }
             std::thread::sleep(left.min(Duration::from_millis(50)));
-        }
-    }
-}
-
-/// Stops a proxy from another thread than the one that waits for it.
-#[derive(Clone)]
-pub struct Stopper {
-    desk: Arc<Desk>,
-    post: Arc<Post>,
-    count: usize,
-}
-
-impl Stopper {
-    /// Begins to close all sessions over this time.
-    pub fn drain(&self, time: Duration) {
-        self.desk.set_draining();
-        let ms = time.as_millis().min(u128::from(u32::MAX / 4)) as u32;
-        self.tell_all(&Mail::Drain { ms });
-    }
-
-    /// Stops at once.
-    pub fn stop_now(&self) {
-        self.tell_all(&Mail::Stop);
-    }
-
-    fn tell_all(&self, mail: &Mail) {
-        for shard in 0..self.count {
-            self.post.send(shard, mail.clone());
         }
     }
 }

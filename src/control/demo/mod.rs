@@ -160,10 +160,10 @@ impl Demo {
             let _ = watcher.join();
         }
         // Whoever is still connected hears of the end (1001), but nobody is waited for long.
-        let stopper = self.proxy.stopper();
-        stopper.drain(PATIENCE);
+        let handle = self.proxy.handle();
+        handle.drain(PATIENCE);
         if !self.proxy.wait_for(FAREWELL) {
-            stopper.stop_now();
+            handle.stop_now();
         }
         self.proxy.wait();
         super::log::flush();
