@@ -11,6 +11,7 @@ mod dashboard;
 mod deploy;
 mod direct;
 mod dns;
+mod embed;
 mod examples;
 mod failover;
 mod frames;
