@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::admin::{Desk, NoPlace, Refusal};
+use super::admin::{Desk, NoPlace, Refusal, check_weight};
 use super::assemble;
-use super::config::{PoolConfig, WEIGHT_MAX};
+use super::config::PoolConfig;
 use super::resolver::{Lookup, Name, Names};
 use crate::fleet::{Fleet, ServerState};
 
@@ -74,10 +74,7 @@ impl Recruiter {
         let pool = pools.iter().find(|pool| pool.name == wanted.pool);
         let pool = pool.ok_or_else(|| no_pool(&pools, &wanted.pool))?;
         let weight = wanted.weight.unwrap_or(1);
-        if weight > WEIGHT_MAX {
-            let reason = format!("weight {weight} is too much; it must be 0 to {WEIGHT_MAX}");
-            return Err(Refusal::Wrong(reason));
-        }
+        check_weight(weight)?;
         let server = pool
             .server(&wanted.url, wanted.id.as_deref(), weight)
             .map_err(Refusal::Wrong)?;

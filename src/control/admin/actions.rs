@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::message::Response;
 use super::{Desk, ListedServer};
+use crate::control::config::WEIGHT_MAX;
 use crate::control::recruiter::{Recruit, Recruited};
 use crate::fleet::{Fleet, ServerState};
 use crate::shard::mail::Mail;
@@ -31,7 +32,9 @@ pub enum Refusal {
 /// What is to be changed of a server; `None` stays as it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
+    /// Any but `Gone`.
     pub state: Option<ServerState>,
+    /// 0 to 65,535.
     pub weight: Option<u32>,
 }
 
@@ -71,8 +74,8 @@ impl Desk {
     /// Changes state, weight, or both, and says which number the server has.
     ///
     /// # Errors
-    /// `Missing`; `Wrong` for a change of nothing and for the state `Gone`, which is no wish but
-    /// [`remove`](Desk::remove)'s.
+    /// `Missing`; `Wrong` for a change of nothing, for a weight beyond 65,535, and for the state
+    /// `Gone`, which is no wish but [`remove`](Desk::remove)'s.
     pub fn change(&self, id: &str, change: Change) -> Result<u16, Refusal> {
         let Change { state, weight } = change;
         let mut fleet = self.fleet();
@@ -83,6 +86,7 @@ impl Desk {
         if state == Some(ServerState::Gone) {
             return Err(Refusal::Wrong(NOT_GONE.into()));
         }
+        weight.map_or(Ok(()), check_weight)?;
         // Mailed even if nothing changes: a repeated request mends a loop that knows otherwise.
         if let Some(weight) = weight {
             fleet.servers[usize::from(server)].weight = weight;
@@ -119,6 +123,15 @@ impl Desk {
         self.board.tell_all(|| Mail::Reset { server });
         Ok(server)
     }
+}
+
+/// Whoever names a weight, it is as the configuration would have it.
+pub(in crate::control) fn check_weight(weight: u32) -> Result<(), Refusal> {
+    if weight > WEIGHT_MAX {
+        let reason = format!("weight {weight} is too much; it must be 0 to {WEIGHT_MAX}");
+        return Err(Refusal::Wrong(reason));
+    }
+    Ok(())
 }
 
 /// Numbers of the servers that are not gone.

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+pub(in crate::control) use self::actions::check_weight;
 pub use self::actions::{Change, Refusal};
 pub use self::events::Newsroom;
 pub use self::listed::{ListedServer, ListedSession, Totals};

@@ -1218,6 +1218,11 @@ fn a_program_gets_what_the_api_answers() {
     );
     let server = &desk.servers().unwrap()[0];
     assert_eq!((&*server.id, server.sessions), ("a", 6));
+    let heavy = Change {
+        weight: Some(65_536),
+        ..Change::default()
+    };
+    assert!(matches!(desk.change("a", heavy), Err(Refusal::Wrong(_))));
     // Many ids are not all named.
     let many = (10..20).map(|port| Recruit {
         pool: "chat".to_string(),
