@@ -198,7 +198,8 @@ mod tests {
         let unknown = wanted("default", "ws://no.such.host:80");
         let gone = handle.set_state(&id, ServerState::Gone);
         let there = format!("there is {id}");
-        let rows: [(Result<(), Refusal>, fn(String) -> Refusal, &str); 11] = [
+        type Row<'a> = (Result<(), Refusal>, fn(String) -> Refusal, &'a str);
+        let rows: [Row<'_>; 11] = [
             (
                 add(&wanted("zz", &server.url)),
                 Refusal::Wrong,
