@@ -4,7 +4,7 @@
 
 pub mod trace;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::thread::UnshareFlags;
 
@@ -46,16 +46,33 @@ pub fn random(into: &mut [u8]) -> std::io::Result<()> {
 /// so that each server has all ports of each source address.
 ///
 /// Errors: those of setsockopt(2).
-pub fn bind_address_no_port(socket: &impl std::os::fd::AsFd) -> std::io::Result<()> {
+pub fn bind_address_no_port(socket: &impl AsFd) -> std::io::Result<()> {
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// How many bytes the kernel takes that it can't send yet (tcp(7), TCP_NOTSENT_LOWAT). It tells of
+/// room whenever half of them have gone, and else only when a third of its buffer has: megabytes.
+///
+/// Errors: those of setsockopt(2).
+pub fn set_unsent_max(socket: &impl AsFd, bytes: u32) -> std::io::Result<()> {
+    let bytes = bytes.min(i32::MAX as u32) as libc::c_int;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
+}
+
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> std::io::Result<()> {
     let descriptor: BorrowedFd<'_> = socket.as_fd();
-    let on: libc::c_int = 1;
     // SAFETY: the descriptor is borrowed and so is open; the value is a live c_int of the given size.
     let result = unsafe {
         libc::setsockopt(
             descriptor.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
+            level,
+            name,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

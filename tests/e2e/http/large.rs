@@ -1,6 +1,7 @@
 //! Bodies that are larger than what may be held of them.
 
 use super::*;
+use std::io::Read;
 
 /// 200 MiB, or as many MiB as `E2E_BIG_MIB` says.
 fn big() -> usize {
@@ -186,4 +187,36 @@ fn an_upload_of_200_mb_holds_little_and_waits_for_the_server() {
         assert!(peak < 32 << 10, "in chunks: {in_chunks}, {peak} KiB");
         proxy.finish();
     }
+}
+
+/// The kernel's buffers hold megabytes: that a client empties them slowly must be seen, too.
+#[test]
+fn a_client_that_reads_slowly_is_not_one_that_reads_nothing() {
+    let web = Web::start(|raw, _| {
+        let piece = vec![7; 1 << 16];
+        let length = big();
+        raw.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes());
+        (0..length / piece.len()).all(|_| raw.send(&piece))
+    });
+    let times = json!({ "timeouts": { "response": "3s" } });
+    let proxy = proxy_with(&[&web], times, json!({}));
+    let mut client = Raw::connect(proxy.address);
+    // A large buffer of its own would tell of its room in large steps, too.
+    let small = socket2::SockRef::from(&client.stream).set_recv_buffer_size(64 << 10);
+    small.unwrap();
+    client.send(get("/slow").as_bytes());
+    client.head(WAIT);
+    client.stream.set_read_timeout(Some(2 * WAIT)).unwrap();
+    let mut piece = vec![0; 50_000];
+    for second in 0..10 {
+        client.stream.read_exact(&mut piece).expect("the answer");
+        std::thread::sleep(Duration::from_millis(500));
+        client.stream.read_exact(&mut piece).expect("the answer");
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(proxy.sessions().len(), 1, "after {second} s");
+    }
+    // And one that takes nothing is given up.
+    until_true(WAIT, "the end of a request", || proxy.sessions().is_empty());
+    drop(client);
+    proxy.finish();
 }
