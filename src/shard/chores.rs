@@ -153,7 +153,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Push { id, push, from } => self.pass_push(id, push, from),
             Mail::Deliver { key, push, from } => self.deliver(key, &push, from),
             Mail::Pushed { key, pushed } => self.tell(key, Event::Pushed(pushed)),
-            Mail::Permit { server, from } => self.on_permit_wanted(server, from),
+            Mail::Permit {
+                server,
+                from,
+                by_right,
+            } => self.on_permit_wanted(server, from, by_right),
             Mail::Granted { server } => self.on_granted(server),
             Mail::Health {
                 server,

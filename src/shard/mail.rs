@@ -62,10 +62,12 @@ pub enum Mail {
         key: Key,
         pushed: Pushed,
     },
-    /// Another shard has calls that wait for a connection to this server.
+    /// Another shard has calls that wait for a connection to this server. `by_right`: it has less
+    /// than its even share of them.
     Permit {
         server: u16,
         from: u16,
+        by_right: bool,
     },
     /// A connection was closed there, so that one may be opened here; it is counted already.
     Granted {

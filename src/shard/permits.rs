@@ -1,5 +1,8 @@
 //! Connections to a server are counted for the whole process. A shard that has none left, and calls
 //! that wait, asks the others; one of them closes a connection and hands over the right to open one.
+//! An even share is each shard's by right, and gets back to it; what others have beyond theirs moves
+//! only when it rests, or whose line is empty for a moment would give to whose is not, and the other
+//! way round soon after.
 
 use super::{Io, Mail, Shard, State};
 use crate::kit::{Key, Tick};
@@ -22,7 +25,7 @@ impl Permits {
     }
 }
 
-/// Another shard wants a connection less here.
+/// Another shard has less than its even share.
 struct Debt {
     server: u16,
     shard: u16,
@@ -34,8 +37,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// may have one to give.
     pub(super) fn ask_for_permit(&mut self, server: u16) {
         let now = self.core.now;
-        let entitled = self.shelf.stands(server) < self.even_share(server).max(1);
-        if !entitled && !self.fleet.servers[usize::from(server)].shared.has_resting() {
+        let by_right = self.shelf.stands(server) < self.even_share(server).max(1);
+        if !by_right && !self.fleet.servers[usize::from(server)].shared.has_resting() {
             return;
         }
         let asked = &mut self.permits.asked;
@@ -46,15 +49,26 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         asked.push((server, now));
         let from = self.index as u16;
         for shard in (0..self.shards).filter(|shard| *shard != self.index) {
-            self.io.send(shard, Mail::Permit { server, from });
+            let wish = Mail::Permit {
+                server,
+                from,
+                by_right,
+            };
+            self.io.send(shard, wish);
         }
     }
 
-    /// Another shard needs a connection: one that rests here, or the next one that would.
-    pub(super) fn on_permit_wanted(&mut self, server: u16, from: u16) {
-        let spare = self.has_spare(server) || self.shelf.rests_since(server, self.core.now) >= REST;
-        if spare && let Some(upstream) = self.take_idle(server) {
+    /// Another shard needs a connection: one that rests here, or `by_right` the next one that would.
+    pub(super) fn on_permit_wanted(&mut self, server: u16, from: u16, by_right: bool) {
+        let spare = by_right && self.has_spare(server);
+        let rests = self.shelf.rests_since(server, self.core.now) >= REST;
+        if (spare || rests)
+            && let Some(upstream) = self.take_idle(server)
+        {
             return self.hand_over(upstream, from);
+        }
+        if !by_right {
+            return;
         }
         let known = |debt: &Debt| (debt.server, debt.shard) == (server, from);
         if !self.permits.owed.iter().any(known) {
@@ -70,15 +84,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// The shard that gets the permit of a connection whose call is over. `waits`: calls of this
     /// shard want it as well, and each move costs a new connection.
     pub(super) fn creditor(&mut self, server: u16, waits: bool) -> Option<u16> {
+        if self.permits.owed.is_empty() || !self.has_spare(server) {
+            return None;
+        }
         let now = self.core.now;
-        let spare = self.has_spare(server);
         let owed = &mut self.permits.owed;
         owed.retain(|debt| now.since(debt.since) < DEBT_LIFE);
-        let due = |debt: &Debt| match (spare, waits) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => now.since(debt.since) >= MOVE_PAUSE,
-        };
+        let due = |debt: &Debt| !waits || now.since(debt.since) >= MOVE_PAUSE;
         let place = owed
             .iter()
             .position(|debt| debt.server == server && due(debt))?;
