@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::AcqRel;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -16,7 +18,14 @@ use crate::shard::{Answer, Mail, Token};
 
 /// The mailboxes of all shards, for anybody.
 pub struct Post {
-    boxes: Vec<(Sender<Mail>, Waker)>,
+    boxes: Vec<Mailbox>,
+}
+
+struct Mailbox {
+    sender: Sender<Mail>,
+    waker: Waker,
+    /// The shard was woken, and has not looked since: more mail need not wake it again.
+    woken: AtomicBool,
 }
 
 /// Pollers and mailboxes, made before any shard starts: a waker made afterwards would, in another
@@ -38,7 +47,11 @@ impl Host {
             // Bounded by `send`: a bounded channel would take the memory of a full box at once.
             let (sender, inbox) = unbounded();
             polls.push((poll, inbox));
-            boxes.push((sender, waker));
+            boxes.push(Mailbox {
+                sender,
+                waker,
+                woken: AtomicBool::new(false),
+            });
         }
         Ok(Host {
             polls,
@@ -132,24 +145,33 @@ impl Post {
     /// questions, never messages of sessions. A server that has come is not lost: all that come after
     /// it are known by their numbers.
     pub fn send(&self, shard: usize, mail: Mail) {
-        let Some((sender, waker)) = self.boxes.get(shard) else {
+        let Some(to) = self.boxes.get(shard) else {
             return;
         };
-        if sender.len() >= INBOX_MAX && !matches!(mail, Mail::Join { .. }) {
+        if to.sender.len() >= INBOX_MAX && !matches!(mail, Mail::Join { .. }) {
             return warn!("the mailbox of shard {shard} is full");
         }
         // An error: it has stopped.
-        if sender.send(mail).is_ok()
-            && let Err(error) = waker.wake()
+        if to.sender.send(mail).is_ok()
+            && !to.woken.swap(true, AcqRel)
+            && let Err(error) = to.waker.wake()
         {
             warn!("waking shard {shard}: {error}");
         }
     }
 
+    /// The shard is about to look into its box: it sees what was put there by whoever did not wake
+    /// it, and is woken by whoever comes later.
+    pub fn looks(&self, shard: usize) {
+        if let Some(to) = self.boxes.get(shard) {
+            to.woken.swap(false, AcqRel);
+        }
+    }
+
     /// Wakes a shard once more: it has left mail in its box.
     pub fn wake(&self, shard: usize) {
-        if let Some((_, waker)) = self.boxes.get(shard) {
-            let _ = waker.wake();
+        if let Some(to) = self.boxes.get(shard) {
+            let _ = to.waker.wake();
         }
     }
 

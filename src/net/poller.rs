@@ -91,6 +91,7 @@ impl Io for Net {
     }
 
     fn take_mail(&mut self, into: &mut Vec<Mail>) {
+        self.post.looks(self.index);
         into.extend(self.inbox.try_iter().take(MAILS_MAX));
         if !self.inbox.is_empty() {
             self.post.wake(self.index);
