@@ -2,6 +2,7 @@
 
 use super::board::Board;
 use super::clients::{Clients, Over};
+use super::dues::{Due, Dues};
 use super::file::{Act, Phase, Scenario, Traffic};
 use crate::sys;
 use crate::timer::{TIMER, Timer};
@@ -52,7 +53,7 @@ struct Crowd<'a> {
     greeting: VecDeque<(u64, usize, u32)>,
     leaving: VecDeque<(u64, usize, u32)>,
     /// Messages that each client owes by itself.
-    sends: BinaryHeap<Reverse<Due>>,
+    sends: Dues,
     stage: Stage,
     traffic: Traffic,
     /// Of the phase: what of its schedules is done.
@@ -73,15 +74,6 @@ enum Stage {
     Draining,
     Closing,
     Done,
-}
-
-/// A message of one client. It is looked at again at `at`, and counts from `due`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
-    at: u64,
-    due: u64,
-    place: u32,
-    number: u32,
 }
 
 #[derive(Default)]
@@ -130,7 +122,7 @@ impl<'a> Crowd<'a> {
             dials: BinaryHeap::with_capacity(share),
             greeting: VecDeque::new(),
             leaving: VecDeque::new(),
-            sends: BinaryHeap::with_capacity(share),
+            sends: Dues::with_capacity(share),
             stage: Stage::Waiting,
             traffic: Traffic::Rest,
             cursor: Cursor::default(),
@@ -206,12 +198,12 @@ impl<'a> Crowd<'a> {
     fn schedule(&mut self, place: usize, due: u64) {
         if let Traffic::Every(_) = self.traffic {
             let number = self.clients.number(place);
-            self.sends.push(Reverse(Due {
+            self.sends.push(Due {
                 at: due,
                 due,
                 place: place as u32,
                 number,
-            }));
+            });
         }
     }
 
@@ -471,24 +463,27 @@ impl<'a> Crowd<'a> {
             return None;
         };
         for _ in 0..TURN_MAX {
-            let Reverse(next) = *self.sends.peek()?;
+            let mut next = self.sends.peek()?;
             if next.at > now {
                 return Some(next.at);
             }
-            let mut entry = self.sends.peek_mut()?;
+            self.sends.pop();
             let place = next.place as usize;
             if !self.clients.is_open(place) || self.clients.number(place) != next.number {
-                std::collections::binary_heap::PeekMut::pop(entry);
                 continue;
             }
             // A peer that does not read delays the message, and the delay counts as latency.
             if self.clients.is_clogged(place) {
-                entry.0.at = now + CLOGGED;
+                next.at = now + CLOGGED;
+                self.sends.push(next);
                 continue;
             }
             let due = next.due + interval;
-            (entry.0.at, entry.0.due) = (due, due);
-            drop(entry);
+            self.sends.push(Due {
+                at: due,
+                due,
+                ..next
+            });
             self.send(place, next.due);
         }
         self.timer.overdue = true;

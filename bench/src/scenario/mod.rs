@@ -3,6 +3,7 @@
 mod board;
 mod clients;
 mod crowd;
+mod dues;
 mod file;
 mod observe;
 pub mod result;
