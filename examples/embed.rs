@@ -43,6 +43,13 @@ fn obey(handle: &Handle, line: &str) -> Result<(), Refusal> {
         }
         ["remove", id] => handle.remove(id)?,
         ["drain", id] => handle.set_state(id, ServerState::Draining)?,
+        ["weight", id, weight] => {
+            let weight = weight
+                .parse()
+                .map_err(|_| Refusal::Wrong(format!("{weight:?} is no weight; write a number")))?;
+            handle.set_weight(id, weight)?;
+        }
+        ["reset", id] => handle.reset(id)?,
         ["move", id] => handle.fail_over(id)?,
         ["servers"] => println!("{:#?}", handle.servers()?),
         ["sessions"] => {
@@ -50,8 +57,15 @@ fn obey(handle: &Handle, line: &str) -> Result<(), Refusal> {
                 println!("{:?}", session?);
             }
         }
+        ["session", id] => println!("{:?}", handle.session(id)?),
+        ["session", id, "move"] => handle.fail_over_session(id)?,
+        ["session", id, "close"] => handle.close_session(id)?,
         ["totals"] => println!("{:?}", handle.totals()?),
-        _ => println!("add URL, remove ID, drain ID, move ID, servers, sessions, totals"),
+        _ => println!("{HELP}"),
     }
     Ok(())
 }
+
+const HELP: &str = "\
+    add URL, remove ID, drain ID, weight ID NUMBER, reset ID, move ID, servers, sessions, \
+    session ID, session ID move, session ID close, totals";

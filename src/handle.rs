@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::control::admin::{Change, Desk, ListedServer, Refusal, Sessions, Totals};
+use crate::control::admin::{Change, Desk, ListedServer, ListedSession, Refusal, Sessions, Totals};
 use crate::control::recruiter::Recruit;
 use crate::fleet::ServerState;
 use crate::shard::Mail;
@@ -80,6 +80,28 @@ impl Handle {
         self.running()?.change(id, change).map(drop)
     }
 
+    /// Changes a server's share of new sessions: 0 to 65,535, beside the weights of the others of its
+    /// pool; 0 takes none. The sessions that it has stay.
+    ///
+    /// # Errors
+    /// `Missing` if no server has this id; `Wrong` for a weight above 65,535; `Stopped`.
+    pub fn set_weight(&self, id: &str, weight: u32) -> Result<(), Refusal> {
+        let change = Change {
+            state: None,
+            weight: Some(weight),
+        };
+        self.running()?.change(id, change).map(drop)
+    }
+
+    /// Closes a server's breaker: it takes new sessions at once, as if it had not failed. Nothing
+    /// happens if it is closed.
+    ///
+    /// # Errors
+    /// `Missing` if no server has this id; `Stopped`.
+    pub fn reset(&self, id: &str) -> Result<(), Refusal> {
+        self.running()?.reset(id).map(drop)
+    }
+
     /// Moves all sessions of a server to the others of its pool now. It goes on to take new ones.
     ///
     /// # Errors
@@ -96,6 +118,35 @@ impl Handle {
     pub fn sessions(&self) -> Result<Sessions, Refusal> {
         self.running()?;
         Ok(Sessions::new(self.desk.clone()))
+    }
+
+    /// One session, by its id: 32 hexadecimal digits, what servers see as `X-Wsteady-Session`. The
+    /// loops are asked one after the other, for 5 s at most.
+    ///
+    /// # Errors
+    /// `Missing` if no session has this id, also when it has ended; `Silent` if a loop does not answer
+    /// within 2 s; `Stopped`.
+    pub fn session(&self, id: &str) -> Result<ListedSession, Refusal> {
+        self.running()?.session(id)
+    }
+
+    /// Closes one session: its client gets 1000 at the end of the message that it is getting; its
+    /// server gets the rest of what the client has sent, then a Close.
+    ///
+    /// # Errors
+    /// As [`session`](Handle::session); `Silent` only if nobody else had it.
+    pub fn close_session(&self, id: &str) -> Result<(), Refusal> {
+        self.running()?.close_session(id)
+    }
+
+    /// Moves one session to another server of its pool now, or to the same one if that is the only
+    /// one. One that has no server or is on its way to another already stays as it is, and so does a
+    /// bridge's, whose calls go here and there.
+    ///
+    /// # Errors
+    /// As [`close_session`](Handle::close_session).
+    pub fn fail_over_session(&self, id: &str) -> Result<(), Refusal> {
+        self.running()?.fail_over_session(id)
     }
 
     /// Sums over all loops: connections, sessions held, messages.
@@ -199,7 +250,10 @@ mod tests {
         let gone = handle.set_state(&id, ServerState::Gone);
         let there = format!("there is {id}");
         type Row<'a> = (Result<(), Refusal>, fn(String) -> Refusal, &'a str);
-        let rows: [Row<'_>; 11] = [
+        let unweighted = handle.set_weight(&id, 65_536);
+        let strange = "no session \"zz\"";
+        let nobody = format!("{:032x}", 7);
+        let rows: [Row<'_>; 17] = [
             (
                 add(&wanted("zz", &server.url)),
                 Refusal::Wrong,
@@ -223,6 +277,12 @@ mod tests {
             (gone, Refusal::Wrong, "remove the server"),
             (handle.remove("zz"), Refusal::Missing, &there),
             (handle.fail_over("zz"), Refusal::Missing, &there),
+            (handle.reset("zz"), Refusal::Missing, &there),
+            (unweighted, Refusal::Wrong, "0 to 65535"),
+            (handle.set_weight("zz", 1), Refusal::Missing, &there),
+            (handle.session("zz").map(drop), Refusal::Missing, strange),
+            (handle.close_session(&nobody), Refusal::Missing, &nobody),
+            (handle.fail_over_session(&nobody), Refusal::Missing, &nobody),
         ];
         for (result, kind, says) in rows {
             let refusal = result.expect_err(says);
@@ -249,6 +309,9 @@ mod tests {
         handle.set_state(&ids[0], ServerState::Disabled).unwrap();
         handle.set_state(&ids[0], ServerState::Disabled).unwrap();
         handle.fail_over(&ids[0]).unwrap();
+        handle.reset(&ids[0]).unwrap();
+        handle.set_weight(&ids[0], 3).unwrap();
+        assert_eq!(handle.servers().unwrap()[1].weight, 3);
         assert_eq!(states(), [ServerState::Enabled, ServerState::Disabled]);
         handle.remove(&ids[0]).unwrap();
         assert_eq!(states(), [ServerState::Enabled]);
@@ -272,11 +335,16 @@ mod tests {
             handle.add(&server).map(drop),
             handle.remove("a"),
             handle.set_state("a", ServerState::Enabled),
+            handle.set_weight("a", 1),
+            handle.reset("a"),
             handle.fail_over("a"),
             handle.sessions().map(drop),
+            handle.session("a").map(drop),
+            handle.close_session("a"),
+            handle.fail_over_session("a"),
             handle.totals().map(drop),
         ];
-        assert_eq!(results, [(); 7].map(|()| Err(Refusal::Stopped)));
+        assert_eq!(results, [(); 12].map(|()| Err(Refusal::Stopped)));
         handle.drain(Duration::ZERO);
         handle.stop_now();
     }

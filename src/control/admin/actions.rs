@@ -1,10 +1,10 @@
-//! What can be done to the fleet: one place for the API, for wsbalancer's routes and for programs
-//! that have a [`Handle`](crate::Handle).
+//! What can be done to the fleet and its sessions: one place for the API, for wsbalancer's routes and
+//! for programs that have a [`Handle`](crate::Handle).
 
 use std::fmt;
 
 use super::message::Response;
-use super::{Desk, ListedServer};
+use super::{Desk, ListedServer, ListedSession, sessions};
 use crate::control::config::WEIGHT_MAX;
 use crate::control::recruiter::{Recruit, Recruited};
 use crate::fleet::{Fleet, ServerState};
@@ -122,6 +122,39 @@ impl Desk {
         let server = named(&self.fleet(), id)?;
         self.board.tell_all(|| Mail::Reset { server });
         Ok(server)
+    }
+
+    /// The session of that id.
+    ///
+    /// # Errors
+    /// `Missing`; `Silent` also if a loop has so many that none was found within 5 s.
+    pub fn session(&self, id: &str) -> Result<ListedSession, Refusal> {
+        let row = sessions::find(self, id)?;
+        Ok(ListedSession::new(&self.fleet(), &row))
+    }
+
+    /// Closes a session: its client gets 1000, its server the rest of what the client has sent.
+    ///
+    /// # Errors
+    /// `Missing`; `Silent` if a loop does not answer that may have it.
+    pub fn close_session(&self, id: &str) -> Result<(), Refusal> {
+        sessions::tell(self, id, |ticket, id, from| Mail::AbortSession {
+            ticket,
+            id,
+            from,
+        })
+    }
+
+    /// Moves a session to another server of its pool now.
+    ///
+    /// # Errors
+    /// As [`close_session`](Desk::close_session).
+    pub fn fail_over_session(&self, id: &str) -> Result<(), Refusal> {
+        sessions::tell(self, id, |ticket, id, from| Mail::MoveSession {
+            ticket,
+            id,
+            from,
+        })
     }
 }
 

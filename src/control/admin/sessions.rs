@@ -38,6 +38,26 @@ pub(super) fn list(desk: &Desk, request: &Request) -> Result<Response, Response>
 }
 
 pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
+    let row = find(desk, id)?;
+    Ok(Response::json(200, detail(&desk.fleet(), &row)))
+}
+
+/// Ends one.
+pub(super) fn abort(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
+    request.fields(&[])?;
+    desk.close_session(id)?;
+    Ok(Response::json(200, json!({ "id": id, "aborted": true })))
+}
+
+/// Moves one.
+pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
+    request.fields(&[])?;
+    desk.fail_over_session(id)?;
+    Ok(Response::json(200, json!({ "id": id, "moving": true })))
+}
+
+/// Looks on one loop after the other.
+pub(super) fn find(desk: &Desk, id: &str) -> Result<SessionRow, Refusal> {
     let number = id_of(id)?;
     let deadline = Instant::now() + SEARCH_MAX;
     for shard in 0..desk.board.shards() {
@@ -50,49 +70,30 @@ pub(super) fn show(desk: &Desk, id: &str) -> Result<Response, Response> {
                 ..Filter::default()
             };
             let (rows, next) = ask(desk, shard, &filter)?;
-            if let Some(row) = rows.first() {
-                return Ok(Response::json(200, detail(&desk.fleet(), row)));
+            if let Some(row) = rows.into_iter().next() {
+                return Ok(row);
             }
             if Instant::now() > deadline {
-                return Err(Refusal::Silent.into());
+                return Err(Refusal::Silent);
             }
             from = next;
         }
     }
-    Err(missing(id).into())
-}
-
-/// Ends one.
-pub(super) fn abort(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
-    request.fields(&[])?;
-    let number = id_of(id)?;
-    tell(desk, id, |ticket, from| Mail::AbortSession {
-        ticket,
-        id: number,
-        from,
-    })?;
-    Ok(Response::json(200, json!({ "id": id, "aborted": true })))
-}
-
-/// Moves one.
-pub(super) fn fail_over(desk: &Desk, id: &str, request: &Request) -> Result<Response, Response> {
-    request.fields(&[])?;
-    let number = id_of(id)?;
-    tell(desk, id, |ticket, from| Mail::MoveSession {
-        ticket,
-        id: number,
-        from,
-    })?;
-    Ok(Response::json(200, json!({ "id": id, "moving": true })))
+    Err(missing(id))
 }
 
 /// Tells one loop after the other, until one has the session. Each looks at so many slots at a time.
-fn tell(desk: &Desk, id: &str, mail: impl Fn(u64, u32) -> Mail) -> Result<(), Refusal> {
+pub(super) fn tell(
+    desk: &Desk,
+    id: &str,
+    mail: impl Fn(u64, u128, u32) -> Mail,
+) -> Result<(), Refusal> {
+    let number = id_of(id)?;
     let mut silent = false;
     for shard in 0..desk.board.shards() {
         let mut from = Some(0);
         while let Some(start) = from {
-            from = match desk.board.ask(shard, |ticket| mail(ticket, start)) {
+            from = match desk.board.ask(shard, |ticket| mail(ticket, number, start)) {
                 Some(Answer::Done(true)) => return Ok(()),
                 Some(Answer::Further(next)) => Some(next),
                 Some(Answer::Done(false)) => None,
