@@ -23,7 +23,9 @@ fn main() -> ExitCode {
     match cli::parse_from(std::env::args_os(), std::env::vars_os()) {
         Ok(Command::Run(run)) => serve(*run),
         Ok(Command::Demo(options)) => demo::run(options),
-        Ok(Command::Preflight(options)) => preflight::run(&options, sys::own_descriptors),
+        Ok(Command::Preflight(options)) => {
+            preflight::run(&options, || sys::own_descriptors().is_some())
+        }
         Ok(Command::Check { text, warnings, .. }) => {
             for warning in &warnings {
                 eprintln!("warning: {warning}");

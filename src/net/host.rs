@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::warn;
-use mio::{Poll, Waker};
 
 use super::clock::Clock;
 use super::poller::Net;
+use super::waker::Waker;
 use super::{listen, sys};
-use crate::shard::{Answer, Mail, Token};
+use crate::shard::{Answer, Mail};
 
 /// The mailboxes of all shards, for anybody.
 pub struct Post {
@@ -28,10 +28,10 @@ struct Mailbox {
     woken: AtomicBool,
 }
 
-/// Pollers and mailboxes, made before any shard starts: a waker made afterwards would, in another
+/// Mailboxes and their wakers, made before any shard starts: a waker made afterwards would, in another
 /// descriptor table, be the number of somebody's socket.
 pub struct Host {
-    polls: Vec<(Poll, Receiver<Mail>)>,
+    inboxes: Vec<Receiver<Mail>>,
     post: Arc<Post>,
     clock: Clock,
 }
@@ -39,22 +39,20 @@ pub struct Host {
 impl Host {
     /// Prepares so many shards.
     pub fn new(shards: usize, clock: Clock) -> io::Result<Host> {
-        let mut polls = Vec::with_capacity(shards);
+        let mut inboxes = Vec::with_capacity(shards);
         let mut boxes = Vec::with_capacity(shards);
         for _ in 0..shards {
-            let poll = Poll::new()?;
-            let waker = Waker::new(poll.registry(), mio::Token(Token::MAIL.0 as usize))?;
             // Bounded by `send`: a bounded channel would take the memory of a full box at once.
             let (sender, inbox) = unbounded();
-            polls.push((poll, inbox));
+            inboxes.push(inbox);
             boxes.push(Mailbox {
                 sender,
-                waker,
+                waker: Waker::new()?,
                 woken: AtomicBool::new(false),
             });
         }
         Ok(Host {
-            polls,
+            inboxes,
             post: Arc::new(Post { boxes }),
             clock,
         })
@@ -83,18 +81,22 @@ impl Host {
         }
         let mut threads = Vec::new();
         let mut bound = addresses.to_vec();
-        for (index, (poll, inbox)) in self.polls.into_iter().enumerate() {
+        for (index, inbox) in self.inboxes.into_iter().enumerate() {
             let (report, result) = bounded(1);
-            let net = Net::new(
-                index,
-                poll,
-                self.clock,
-                inbox,
-                self.post.clone(),
-                answers.clone(),
-            );
+            let (clock, post, answers) = (self.clock, self.post.clone(), answers.clone());
             let (wanted, run) = (bound.clone(), run.clone());
-            let body = move || begin(index, net, &wanted, &report, run);
+            let body = move || {
+                own_table(index);
+                let begun = Net::new(index, clock, inbox, post, answers)
+                    .and_then(|net| listening(net, &wanted));
+                let (net, bound) = match begun {
+                    Ok(begun) => begun,
+                    Err(error) => return drop(report.send(Err(error))),
+                };
+                // Nobody waits for the report any more only if the start was given up.
+                let _ = report.send(Ok(bound));
+                run(index, net);
+            };
             threads.push(
                 std::thread::Builder::new()
                     .name(format!("shard-{index}"))
@@ -114,30 +116,35 @@ impl Host {
     }
 }
 
-fn begin<F: Fn(usize, Net)>(
-    index: usize,
-    mut net: Net,
-    wanted: &[SocketAddr],
-    report: &Sender<io::Result<Vec<SocketAddr>>>,
-    run: F,
-) {
-    if !sys::own_descriptors() && index == 0 {
-        warn!(
+/// A descriptor table of the loop's own, without what the rest of the program may want to close, and no
+/// signal handler that would look for it.
+fn own_table(index: usize) {
+    let first = index == 0;
+    sys::leave_signals_to_others();
+    match sys::own_descriptors() {
+        Some(table) => {
+            if let Err(error) = table.let_go_of_inherited()
+                && first
+            {
+                warn!("what is open now stays open until the loops stop: {error}");
+            }
+        }
+        None if first => warn!(
             "the kernel refuses descriptor tables per loop: the limit of open files counts for all"
-        );
+        ),
+        None => {}
     }
+}
+
+/// Opens the listeners, and says at which addresses.
+fn listening(mut net: Net, wanted: &[SocketAddr]) -> io::Result<(Net, Vec<SocketAddr>)> {
     let mut bound = Vec::new();
-    let opened = wanted.iter().try_for_each(|address| {
+    for address in wanted {
         let listener = listen::open(*address)?;
         bound.push(listener.local_addr()?);
-        net.listen(listener)
-    });
-    let failed = opened.is_err();
-    // Nobody waits for the report any more only if the start was given up.
-    let _ = report.send(opened.map(|()| bound));
-    if !failed {
-        run(index, net);
+        net.listen(listener)?;
     }
+    Ok((net, bound))
 }
 
 impl Post {
@@ -160,6 +167,11 @@ impl Post {
         }
     }
 
+    /// What wakes this shard.
+    pub(super) fn waker(&self, shard: usize) -> Option<&Waker> {
+        self.boxes.get(shard).map(|to| &to.waker)
+    }
+
     /// The shard is about to look into its box: it sees what was put there by whoever did not wake
     /// it, and is woken by whoever comes later.
     pub fn looks(&self, shard: usize) {
@@ -170,8 +182,8 @@ impl Post {
 
     /// Wakes a shard once more: it has left mail in its box.
     pub fn wake(&self, shard: usize) {
-        if let Some(to) = self.boxes.get(shard) {
-            let _ = to.waker.wake();
+        if let Some(waker) = self.waker(shard) {
+            let _ = waker.wake();
         }
     }
 

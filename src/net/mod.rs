@@ -10,6 +10,7 @@ pub mod listen;
 pub mod poller;
 pub mod socket;
 pub mod sys;
+mod waker;
 
 pub use self::clock::Clock;
 pub use self::host::{Host, Post};

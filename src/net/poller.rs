@@ -1,6 +1,6 @@
 //! The real world: `mio` under the shard's `Io`.
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,17 +28,23 @@ pub struct Net {
 }
 
 impl Net {
-    /// A poller that was made before the thread got its own descriptors.
+    /// The kernel of the shard of this number, for the thread that runs it: what is opened here is in
+    /// that thread's descriptor table. Mail wakes it.
+    ///
+    /// Errors: those of epoll_create(2) and epoll_ctl(2).
     pub fn new(
         index: usize,
-        poll: Poll,
         clock: Clock,
         inbox: Receiver<Mail>,
         post: Arc<Post>,
         answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
-    ) -> Net {
+    ) -> io::Result<Net> {
+        let poll = Poll::new()?;
+        if let Some(waker) = post.waker(index) {
+            waker.watch(poll.registry(), to_mio(Token::MAIL))?;
+        }
         let events = Events::with_capacity(EVENTS_MAX);
-        Net {
+        Ok(Net {
             index,
             poll,
             events,
@@ -48,7 +54,7 @@ impl Net {
             post,
             answers,
             socket_buffer: 0,
-        }
+        })
     }
 
     /// Bounds the kernel's buffers of every socket, in bytes; 0 leaves them to the kernel.
@@ -57,7 +63,7 @@ impl Net {
     }
 
     /// Takes a listener; its number is its place.
-    pub fn listen(&mut self, listener: std::net::TcpListener) -> std::io::Result<()> {
+    pub fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
         let mut listener = TcpListener::from_std(listener);
         let token = Token::listener(self.listeners.len() as u32);
         self.poll

@@ -4,18 +4,99 @@
 
 pub mod trace;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::fs::{metadata, read_dir};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
 /// Gives the calling thread a descriptor table of its own, a copy of the present one: no lock on
-/// accept and close, and `RLIMIT_NOFILE` counts for it alone. False where the kernel refuses, as
+/// accept and close, and `RLIMIT_NOFILE` counts for it alone. `None` where the kernel refuses, as
 /// under a container's seccomp profile.
-pub fn own_descriptors() -> bool {
+pub fn own_descriptors() -> Option<OwnTable> {
     // SAFETY: descriptors that safe code holds stay what they are, for the copy has the same numbers.
     // Those that are opened from here on are only used by this thread: a shard never hands a socket
-    // to another one, and pollers and wakers were made before.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }.is_ok()
+    // to another one, and wakers were made before.
+    let own = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) };
+    own.ok().map(|()| OwnTable { _here: PhantomData })
+}
+
+/// The calling thread's own descriptor table. It can't be sent to another thread.
+pub struct OwnTable {
+    _here: PhantomData<*const ()>,
+}
+
+impl OwnTable {
+    /// Lets go of what was inherited and has another side, which waits for the end when the rest of
+    /// the program closes it: sockets, pipes and terminals, all but stdout and stderr. Files stay, for
+    /// a logger may write to one from here, and so does what the kernel made for this process alone:
+    /// the wakers.
+    ///
+    /// The numbers stay taken, by something that can neither be read nor written: a logger or a signal
+    /// handler that still knows one gets an error, and never a client's socket.
+    ///
+    /// Call it before this thread has opened anything: that would be let go as well.
+    ///
+    /// # Errors
+    /// Those of reading `/proc/thread-self/fd` and of dup(2); then what is left stays open.
+    pub fn let_go_of_inherited(self) -> io::Result<()> {
+        let nothing = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let mut inherited: Vec<RawFd> = Vec::new();
+        for entry in read_dir(INHERITED)? {
+            let name = entry?.file_name();
+            inherited.extend(name.to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        }
+        let kept = [libc::STDOUT_FILENO, libc::STDERR_FILENO];
+        for number in inherited {
+            if kept.contains(&number) || !has_another_side(number) {
+                continue;
+            }
+            // SAFETY: both numbers are open in this thread's own table. Whoever owns the second one
+            // has it in another table, where nothing changes: this thread has opened no socket yet.
+            let result = unsafe { libc::dup3(nothing.as_raw_fd(), number, libc::O_CLOEXEC) };
+            if result < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of the calling thread's table. What can't be looked at is gone already: the list's own descriptor.
+fn has_another_side(number: RawFd) -> bool {
+    metadata(format!("{INHERITED}/{number}")).is_ok_and(|found| {
+        let kind = found.file_type();
+        kind.is_socket() || kind.is_fifo() || kind.is_char_device()
+    })
+}
+
+/// Leaves all signals that are meant for the process to its other threads. Handlers mostly write to a
+/// pipe by its number, which means something else in a table of one's own. What is meant for a thread
+/// still comes: faults, and the samples of a profile.
+pub fn leave_signals_to_others() {
+    let own = [
+        libc::SIGABRT,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGPROF,
+        libc::SIGSEGV,
+        libc::SIGSYS,
+        libc::SIGTRAP,
+    ];
+    // SAFETY: all zeros are a valid set; the calls write to it, then read it, and change the mask of
+    // the calling thread alone. They fail for signals that do not exist, which these do.
+    unsafe {
+        let mut others: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut others);
+        for signal in own {
+            libc::sigdelset(&raw mut others, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const others, std::ptr::null_mut());
+    }
 }
 
 /// Raises the soft limit of descriptors to the hard one; returns the limit in force.
@@ -37,7 +118,7 @@ pub fn raise_descriptor_limit() -> u64 {
 /// Fills a buffer from the kernel's generator.
 ///
 /// Errors: those of opening and reading `/dev/urandom`.
-pub fn random(into: &mut [u8]) -> std::io::Result<()> {
+pub fn random(into: &mut [u8]) -> io::Result<()> {
     use std::io::Read;
     std::fs::File::open("/dev/urandom")?.read_exact(into)
 }
@@ -46,7 +127,7 @@ pub fn random(into: &mut [u8]) -> std::io::Result<()> {
 /// so that each server has all ports of each source address.
 ///
 /// Errors: those of setsockopt(2).
-pub fn bind_address_no_port(socket: &impl AsFd) -> std::io::Result<()> {
+pub fn bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
@@ -54,7 +135,7 @@ pub fn bind_address_no_port(socket: &impl AsFd) -> std::io::Result<()> {
 /// room whenever half of them have gone, and else only when a third of its buffer has: megabytes.
 ///
 /// Errors: those of setsockopt(2).
-pub fn set_unsent_max(socket: &impl AsFd, bytes: u32) -> std::io::Result<()> {
+pub fn set_unsent_max(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
     let bytes = bytes.min(i32::MAX as u32) as libc::c_int;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
 }
@@ -64,7 +145,7 @@ fn set_option(
     level: libc::c_int,
     name: libc::c_int,
     value: libc::c_int,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let descriptor: BorrowedFd<'_> = socket.as_fd();
     // SAFETY: the descriptor is borrowed and so is open; the value is a live c_int of the given size.
     let result = unsafe {
@@ -79,7 +160,7 @@ fn set_option(
     if result == 0 {
         Ok(())
     } else {
-        Err(std::io::Error::last_os_error())
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -92,3 +173,6 @@ pub fn fix_mapping_threshold() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
     }
 }
+
+/// The calling thread's descriptors (proc(5)), where `/proc/self` would have the first thread's.
+const INHERITED: &str = "/proc/thread-self/fd";
