@@ -10,7 +10,8 @@
 //! proxy.wait();
 //! ```
 //!
-//! A [`Handle`] is what the rest of a program has of its proxy: `docs/embedding.md`.
+//! A [`Handle`] is what the rest of a program has of its proxy. A [`shard::Shard`] runs on any
+//! [`shard::Io`], and a [`session::Session`] on none: `docs/embedding.md`.
 //!
 //! One sentence to remember: wire knows bytes, session knows one conversation, fleet knows the
 //! servers, shard knows one core's share, net knows Linux, control knows the operator, sim knows how

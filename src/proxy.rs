@@ -19,7 +19,7 @@ use crate::control::resolver::{self, Lookup, Names, Resolver};
 use crate::control::switchboard::Switchboard;
 use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
-use crate::kit::{Budget, Prng, Quota};
+use crate::kit::{Budget, Quota};
 use crate::net::{Clock, Host, Net, sys};
 use crate::session::dialect::Tongue;
 use crate::shard::Plan;
@@ -254,13 +254,12 @@ impl Runner {
         for (byte, own) in seed.iter_mut().zip(index.to_le_bytes()) {
             *byte ^= own;
         }
+        let (fleet, settings) = (self.assembly.fleet.clone(), self.assembly.settings.clone());
         let plan = Plan {
             index,
             shards: self.shards,
             listeners: self.listeners,
-            fleet: self.assembly.fleet.clone(),
             house: self.assembly.house.clone(),
-            settings: self.assembly.settings.clone(),
             memory: self.memory.clone(),
             memory_step: self.memory_step,
             connections: self.connections.clone(),
@@ -268,10 +267,7 @@ impl Runner {
             busy: self.busy.clone(),
             secret: secret_of(&self.seed),
             read_vitals: crate::control::vitals::read,
-            capacity: CAPACITY,
-            line_max: LINE_MAX,
-            ended_max: ENDED_MAX,
-            rng: Prng::new(seed),
+            ..Plan::alone(fleet, settings, seed)
         };
         let mut shard: Shard<Net, Tongue> = Shard::new(plan, net);
         shard.watch(self.watcher.clone());
@@ -304,13 +300,3 @@ fn secret_of(seed: &[u8; 32]) -> (u64, u64) {
     };
     (part(16), part(24))
 }
-
-/// Calls that may wait on one loop before clients are read no more: so many keep a thousand
-/// connections busy, and more would only be older when their turn comes.
-const LINE_MAX: u32 = 64;
-
-/// So many cost a loop a millisecond or two.
-const ENDED_MAX: usize = 32;
-
-/// Slots reserved per loop: growth copies, and the first ones should not.
-const CAPACITY: usize = 1_024;

@@ -7,36 +7,51 @@ use super::mail::{Answer, Mail};
 use super::token::Token;
 use crate::kit::Tick;
 
-/// The kernel as a type parameter.
+/// The kernel as a type parameter: sockets of any kind, as long as they are streams of bytes.
+///
+/// The shard owns the sockets and calls the rest of it once a turn. Nothing here may block but
+/// [`poll`](Io::poll). An address is a name that only the `Io` reads: what a server of the fleet has is
+/// what [`dial`](Io::dial) gets, and clients are told apart, and told of to servers, by what
+/// [`accept`](Io::accept) says.
+///
+/// Readiness is told by its edges, as epoll(7) does with `EPOLLET`. The shard remembers it, and asks no
+/// more than it must: it has to be told again after a read that returned `Wait` or filled only a part of
+/// the buffer, and after a write that took only a part. An `Io` that tells too often keeps the shard
+/// awake, one that tells too seldom lets a session stand still.
+///
+/// `examples/unix.rs` is a small one.
 pub trait Io {
     /// A connected socket, or one that is being connected.
     type Socket;
 
-    /// Waits for something to happen, at most this long (in ms), and says what did.
+    /// Waits for something to happen, at most this long (in ms; `None`: as long as it takes), and adds
+    /// to `ready` what did. Mail that has come ends it, too.
     fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>);
 
-    /// Reads the clock.
+    /// Reads the clock, which must not run backwards.
     fn now(&mut self) -> Now;
 
     /// Takes what other threads have sent.
     fn take_mail(&mut self, into: &mut Vec<Mail>);
 
-    /// Sends to another shard.
+    /// Sends to another shard; never called where there is one.
     fn send(&mut self, shard: usize, mail: Mail);
 
-    /// Answers a question of the outside.
+    /// Answers a question of the outside: mail with a ticket.
     fn answer(&mut self, ticket: u64, answer: Answer);
 
-    /// Takes one waiting connection of a listener.
+    /// Takes one waiting connection of a listener. After `None` the listener is ready again when the
+    /// next one waits, under [`Token::listener`].
     fn accept(&mut self, listener: u32) -> Accept<Self::Socket>;
 
-    /// Begins to watch an accepted socket.
+    /// Begins to watch an accepted socket: from now on its events have this token. False: it can't be.
     fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> bool;
 
     /// Stops listening.
     fn close_listeners(&mut self);
 
-    /// Begins to connect. The socket becomes writable when it stands or has failed.
+    /// Begins to connect, from this local address if there is one. The socket is watched under this
+    /// token, and becomes writable when it stands or has failed.
     fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token)
     -> Dialled<Self::Socket>;
 

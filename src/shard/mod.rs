@@ -41,6 +41,7 @@ pub use self::rules::Rules;
 pub use self::stats::{SessionRow, Snapshot, Stats};
 pub use self::token::{Kind, Token};
 use crate::fleet::Fleet;
+use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Chunks, Key, Prng, Quota, Slots, Tick, Timer, Wheel};
 use crate::session::{
     Action, Ctx, Dialect, End, Event, House, Loss, Parcel, Phase, Session, Settings,
@@ -161,6 +162,35 @@ pub struct Plan {
     /// their pool's connect rate before more of its connections are.
     pub ended_max: usize,
     pub rng: Prng,
+}
+
+impl Plan {
+    /// A shard that is the only one, with one listener, and with the bounds of a configuration that says
+    /// nothing of them. A pool without settings has the defaults. `seed` decides session ids and masks:
+    /// outside of simulations it comes from the kernel's generator.
+    pub fn alone(fleet: Fleet, mut settings: Vec<Settings>, seed: [u8; 32]) -> Plan {
+        settings.resize(fleet.pools.len(), Settings::default());
+        let mut rng = Prng::new(seed);
+        Plan {
+            index: 0,
+            shards: 1,
+            listeners: 1,
+            fleet,
+            house: House::default(),
+            settings,
+            memory: Arc::new(Budget::new(MEMORY / CHUNK as u64)),
+            memory_step: MEMORY_STEP,
+            connections: Arc::new(Budget::new(CONNECTIONS)),
+            quota: Arc::default(),
+            busy: Arc::new(AtomicUsize::new(1)),
+            secret: (rng.next_u64(), rng.next_u64()),
+            read_vitals: |_| None,
+            capacity: CAPACITY,
+            line_max: LINE_MAX,
+            ended_max: ENDED_MAX,
+            rng,
+        }
+    }
 }
 
 impl<I: Io, D: Dialect> Shard<I, D> {
@@ -528,6 +558,23 @@ const CLIENT_ROOM: usize = READ_MAX + (128 << 10);
 
 /// Accepts per listener and turn: those who are served already come first.
 const ACCEPTS_MAX: usize = 64;
+
+/// `limits.memory` and `limits.connections` where nothing is said of them.
+const MEMORY: u64 = 4 << 30;
+const CONNECTIONS: u64 = 1_000_000;
+
+/// Chunks leased at a time: 1 MiB.
+const MEMORY_STEP: usize = 512;
+
+/// Slots reserved: growth copies, and the first ones should not.
+const CAPACITY: usize = 1_024;
+
+/// Calls that may wait on one loop before clients are read no more: so many keep a thousand
+/// connections busy, and more would only be older when their turn comes.
+const LINE_MAX: u32 = 64;
+
+/// Connections that ended and are closed in a turn: so many cost a loop a millisecond or two.
+const ENDED_MAX: usize = 32;
 
 /// After so many ms a listener that met a limit is tried again.
 const LISTENER_PAUSE: u32 = 100;
