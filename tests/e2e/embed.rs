@@ -1,17 +1,19 @@
 //! `examples/embed.rs`: a proxy inside another program. What its handle says is what is true.
 
 use crate::support::client::{Crowd, Habit};
-use crate::support::frames::{CLOSE, Frame};
+use crate::support::example::example;
+use crate::support::frames::{CLOSE, Frame, TEXT};
 use crate::support::ledger::Checker;
 use crate::support::peer::{Kind, Peer};
 use crate::support::raw::{Raw, echo_origin};
-use crate::support::{SOON, root, until, until_true};
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use crate::support::{SOON, free_port, until, until_true};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+use wsteady::control::config::Loops;
+use wsteady::{Config, Proxy};
 
 const CLIENTS: u32 = 30;
 
@@ -35,7 +37,7 @@ struct Listed {
 
 impl Program {
     fn start(urls: &[String]) -> Program {
-        let mut child = Command::new(example())
+        let mut child = Command::new(example("embed"))
             .args(urls)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -126,43 +128,6 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The example's program. `cargo test` builds it; `cargo test --test e2e` does not.
-fn example() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.ancestors().nth(2).expect("target/debug/deps/e2e");
-        let program = profile.join("examples/embed");
-        let sources = newest(&root().join("src")).max(newest(&root().join("examples")));
-        if changed(&program).is_none_or(|built| built < sources) {
-            let release = profile.ends_with("release").then_some("--release");
-            let built = Command::new(env!("CARGO"))
-                .args(["build", "--quiet", "--offline", "--example", "embed"])
-                .args(release)
-                .arg("--target-dir")
-                .arg(profile.parent().expect("target/debug"))
-                .current_dir(root())
-                .status();
-            assert!(built.is_ok_and(|status| status.success()), "it builds");
-        }
-        program
-    })
-}
-
-fn changed(file: &Path) -> Option<SystemTime> {
-    file.metadata().and_then(|data| data.modified()).ok()
-}
-
-/// When the last of the files below was changed.
-fn newest(folder: &Path) -> SystemTime {
-    let entries = std::fs::read_dir(folder).unwrap().flatten();
-    let times = entries.filter_map(|entry| match entry.path() {
-        path if path.is_dir() => Some(newest(&path)),
-        path => changed(&path),
-    });
-    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[test]
@@ -276,8 +241,22 @@ fn what_is_refused_says_why() {
     let mut program = Program::start(&[echo_origin().url(), echo_origin().url()]);
     let ids = program.servers();
     let missing = format!("no server \"zz\"; there is {}, {}", ids[0].id, ids[1].id);
-    for order in ["remove zz", "drain zz", "move zz"] {
+    for order in [
+        "remove zz",
+        "drain zz",
+        "move zz",
+        "reset zz",
+        "weight zz 1",
+    ] {
         assert_eq!(program.order(order).as_ref(), Err(&missing));
+    }
+    let missing = "no session \"zz\"".to_string();
+    for order in ["session zz", "session zz move", "session zz close"] {
+        assert_eq!(program.order(order).as_ref(), Err(&missing));
+    }
+    for weight in ["65536", "-1"] {
+        let order = format!("weight {} {weight}", ids[0].id);
+        program.order(&order).expect_err("no weight");
     }
     let why = program.order("add http://10.0.0.1:9").unwrap_err();
     assert!(why.contains("write ws://"), "{why}");
@@ -286,19 +265,135 @@ fn what_is_refused_says_why() {
     program.finish();
 }
 
-/// The page says nothing that the example does not do.
 #[test]
-fn the_code_of_the_page_is_the_example() {
-    let example = std::fs::read_to_string(root().join("examples/embed.rs")).unwrap();
-    let example: Vec<&str> = example.lines().map(str::trim).collect();
-    let page = std::fs::read_to_string(root().join("docs/embedding.md")).unwrap();
-    let mut blocks = 0;
-    for block in page.split("```rust\n").skip(1) {
-        let (code, _) = block.split_once("```").expect("a block ends");
-        blocks += 1;
-        for line in code.lines().map(str::trim) {
-            assert!(example.contains(&line), "not in examples/embed.rs: {line}");
+fn a_server_is_weighed_and_its_breaker_closed() {
+    let (one, other) = (echo_origin(), echo_origin());
+    let mut program = Program::start(&[one.url(), other.url()]);
+    let ids = program.servers();
+    program.order(&format!("weight {} 0", ids[0].id)).unwrap();
+    let clients: Vec<Raw> = (0..4)
+        .map(|_| Raw::open(program.address, "/", ""))
+        .collect();
+    assert_eq!(program.sessions_of(&ids[0].id), 0, "it takes none");
+    assert_eq!(program.sessions_of(&ids[1].id), 4);
+    drop(clients);
+
+    // A server that has gone trips its breaker, and an order closes it.
+    let gone = format!("ws://127.0.0.1:{}", free_port());
+    let added = program.order(&format!("add {gone}")).unwrap();
+    let id = added.trim().trim_matches(['[', ']', '"']).to_owned();
+    let is_open = |program: &mut Program| {
+        let text = program.order("servers").unwrap();
+        let (_, of_it) = text.split_once(&format!("id: {id:?}")).expect(&text);
+        of_it.contains("breaker_open: true")
+    };
+    until_true(SOON, "an open breaker", || {
+        drop(Raw::open(program.address, "/", ""));
+        is_open(&mut program)
+    });
+    program.order(&format!("reset {id}")).unwrap();
+    until_true(SOON, "a closed breaker", || !is_open(&mut program));
+    program.finish();
+}
+
+#[test]
+fn one_session_is_looked_up_moved_and_closed() {
+    let (one, other) = (echo_origin(), echo_origin());
+    let mut program = Program::start(&[one.url(), other.url()]);
+    let mut client = Raw::open(program.address, "/room/7", "");
+    let mut bystander = Raw::open(program.address, "/", "");
+    let listed = program.sessions();
+    let listed = listed.iter().find(|line| line.contains("/room/7"));
+    let (_, id) = listed.unwrap().split_once("id: \"").unwrap();
+    let id = &id[..32];
+    let server = |program: &mut Program| {
+        let line = program.order(&format!("session {id}")).unwrap();
+        assert!(line.contains("path: \"/room/7\""), "{line}");
+        let (_, name) = line.split_once("server: Some(\"").expect(&line);
+        name.split('"').next().unwrap().to_owned()
+    };
+    let before = server(&mut program);
+    program.order(&format!("session {id} move")).unwrap();
+    until_true(SOON, "another server", || server(&mut program) != before);
+    client.send_frame(&Frame::masked(TEXT, b"there?"));
+    assert_eq!(client.frame(SOON).payload, b"there?");
+
+    program.order(&format!("session {id} close")).unwrap();
+    assert_eq!(client.close_code(SOON), 1000);
+    client.send_frame(&Frame::masked(CLOSE, &1000u16.to_be_bytes()));
+    client.end(SOON);
+    until_true(SOON, "the session to be forgotten", || {
+        program.order(&format!("session {id}")).is_err()
+    });
+    bystander.send_frame(&Frame::masked(TEXT, b"I am"));
+    assert_eq!(bystander.frame(SOON).payload, b"I am");
+    drop(bystander);
+    program.finish();
+}
+
+/// What a loop copies with the descriptor table at its start, it lets go of: the other side of what
+/// the program closes hears of it while the proxy runs.
+#[test]
+fn what_the_program_closes_has_ended_while_the_proxy_runs() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = door.local_addr().unwrap();
+    let mut visitor = TcpStream::connect(address).unwrap();
+    let (guest, _) = door.accept().unwrap();
+
+    let origin = echo_origin();
+    let mut config = Config::with_backends(&[origin.url()]).unwrap();
+    config.listen[0].address = "127.0.0.1:0".parse().unwrap();
+    config.admin.address = "127.0.0.1:0".parse().unwrap();
+    config.loops = Loops::Count(2);
+    let proxy = Proxy::start(config).unwrap();
+    drop((ours, writer, guest, door));
+
+    theirs.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(theirs.read(&mut [0]).expect("a Unix socket's end"), 0);
+    visitor.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(visitor.read(&mut [0]).expect("a connection's end"), 0);
+    // A pipe knows no time-out.
+    let end = std::thread::spawn(move || reader.read(&mut [0]).expect("a pipe's end"));
+    until_true(SOON, "the pipe's end", || end.is_finished());
+    assert_eq!(end.join().unwrap(), 0);
+    until_true(SOON, "a listener that is closed", || {
+        TcpStream::connect(address).is_err()
+    });
+
+    // The proxy does what it did.
+    let mut client = Raw::open(proxy.listen_addresses()[0], "/", "");
+    client.send_frame(&Frame::masked(TEXT, b"on"));
+    assert_eq!(client.frame(SOON).payload, b"on");
+    drop(client);
+    proxy.stop(Duration::ZERO);
+}
+
+/// A handler writes to a pipe by its number, which is nothing of the kind in a loop's own table.
+#[test]
+fn signals_for_the_program_are_left_to_its_own_threads() {
+    let mut program = Program::start(&[echo_origin().url()]);
+    let tasks = format!("/proc/{}/task", program.child.id());
+    let mut loops = 0;
+    for task in std::fs::read_dir(tasks).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.expect(&status).trim().to_owned()
+        };
+        let blocked = u64::from_str_radix(&field("SigBlk:"), 16).unwrap();
+        let is_blocked = |signal: i32| blocked >> (signal - 1) & 1 == 1;
+        let is_loop = field("Name:").starts_with("shard-");
+        loops += usize::from(is_loop);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD] {
+            assert_eq!(is_blocked(signal), is_loop, "{signal}: {status}");
+        }
+        for signal in [libc::SIGPROF, libc::SIGSEGV, libc::SIGABRT] {
+            assert!(!is_blocked(signal), "{signal}: {status}");
         }
     }
-    assert!(blocks >= 2, "{blocks} blocks");
+    assert!(loops > 0);
+    program.order("totals").unwrap();
+    program.finish();
 }

@@ -29,5 +29,6 @@ mod profile;
 mod real;
 mod reload;
 mod replay;
+mod seams;
 mod shutdown;
 mod support;

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod client;
 pub mod crc32c;
+pub mod example;
 pub mod field;
 pub mod frames;
 pub mod hosts;
