@@ -3,7 +3,7 @@
 //! Each line of its input is an order, and the end of the input stops it.
 
 use std::{error::Error, io, thread, time::Duration};
-use wsteady::{Config, Handle, Proxy, Recruit, Refusal, ServerState};
+use wsteady::{Config, Handle, Proxy, Recruit, ServerState};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let urls: Vec<String> = std::env::args().skip(1).collect();
@@ -30,25 +30,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn obey(handle: &Handle, line: &str) -> Result<(), Refusal> {
+fn obey(handle: &Handle, line: &str) -> Result<(), Box<dyn Error>> {
     match line.split_whitespace().collect::<Vec<_>>()[..] {
-        ["add", url] => {
-            let (pool, url) = ("default".to_string(), url.to_string());
-            let wanted = Recruit {
-                pool,
-                url,
-                ..Recruit::default()
-            };
-            println!("{:?}", handle.add(&wanted)?);
-        }
+        ["add", url] => println!("{:?}", handle.add(&Recruit::new("default", url))?),
         ["remove", id] => handle.remove(id)?,
         ["drain", id] => handle.set_state(id, ServerState::Draining)?,
-        ["weight", id, weight] => {
-            let weight = weight
-                .parse()
-                .map_err(|_| Refusal::Wrong(format!("{weight:?} is no weight; write a number")))?;
-            handle.set_weight(id, weight)?;
-        }
+        ["weight", id, weight] => handle.set_weight(id, weight.parse()?)?,
         ["reset", id] => handle.reset(id)?,
         ["move", id] => handle.fail_over(id)?,
         ["servers"] => println!("{:#?}", handle.servers()?),

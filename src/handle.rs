@@ -206,14 +206,6 @@ mod tests {
         Proxy::start_with(config, None, lookup).unwrap()
     }
 
-    fn wanted(pool: &str, url: &str) -> Recruit {
-        Recruit {
-            pool: pool.to_string(),
-            url: url.to_string(),
-            ..Recruit::default()
-        }
-    }
-
     #[test]
     fn any_thread_may_have_one() {
         fn is_free<T: Clone + Send + Sync + 'static>() {}
@@ -229,7 +221,7 @@ mod tests {
         let before = handle.servers().unwrap();
         let id = before[0].id.clone();
         let add = |wanted: &Recruit| handle.add(wanted).map(drop);
-        let server = wanted("default", "ws://127.0.0.1:10");
+        let server = Recruit::new("default", "ws://127.0.0.1:10");
         let heavy = Recruit {
             weight: Some(65_536),
             ..server.clone()
@@ -240,13 +232,13 @@ mod tests {
         };
         let heavier = Recruit {
             weight: Some(2),
-            ..wanted("default", "ws://127.0.0.1:9")
+            ..Recruit::new("default", "ws://127.0.0.1:9")
         };
         let nameless = Recruit {
             id: Some(String::new()),
             ..server.clone()
         };
-        let unknown = wanted("default", "ws://no.such.host:80");
+        let unknown = Recruit::new("default", "ws://no.such.host:80");
         let gone = handle.set_state(&id, ServerState::Gone);
         let there = format!("there is {id}");
         type Row<'a> = (Result<(), Refusal>, fn(String) -> Refusal, &'a str);
@@ -255,17 +247,17 @@ mod tests {
         let nobody = format!("{:032x}", 7);
         let rows: [Row<'_>; 17] = [
             (
-                add(&wanted("zz", &server.url)),
+                add(&Recruit::new("zz", &server.url)),
                 Refusal::Wrong,
                 "there is default",
             ),
             (
-                add(&wanted("default", "10.0.0.1")),
+                add(&Recruit::new("default", "10.0.0.1")),
                 Refusal::Wrong,
                 "write ws://",
             ),
             (
-                add(&wanted("default", "http://h:1")),
+                add(&Recruit::new("default", "http://h:1")),
                 Refusal::Wrong,
                 "write ws://",
             ),
@@ -298,7 +290,7 @@ mod tests {
     fn servers_come_and_go_and_change() {
         let proxy = proxy();
         let handle = proxy.handle();
-        let server = wanted("default", "ws://127.0.0.1:10");
+        let server = Recruit::new("default", "ws://127.0.0.1:10");
         let ids = handle.add(&server).unwrap();
         assert_eq!(handle.add(&server).unwrap(), ids, "it is there already");
         let states = || -> Vec<ServerState> {
@@ -329,7 +321,7 @@ mod tests {
         std::thread::spawn(move || copy.stop_now()).join().unwrap();
         proxy.wait();
         assert!(!handle.is_running());
-        let server = wanted("default", "ws://127.0.0.1:10");
+        let server = Recruit::new("default", "ws://127.0.0.1:10");
         let results = [
             handle.servers().map(drop),
             handle.add(&server).map(drop),

@@ -30,6 +30,17 @@ pub struct Recruit {
     pub weight: Option<u32>,
 }
 
+impl Recruit {
+    /// The server at this URL, for the pool of this name; id and weight as for a configured one.
+    pub fn new(pool: &str, url: &str) -> Recruit {
+        Recruit {
+            pool: pool.to_string(),
+            url: url.to_string(),
+            ..Recruit::default()
+        }
+    }
+}
+
 /// What has become of it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recruited {

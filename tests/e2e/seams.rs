@@ -217,3 +217,10 @@ fn the_code_of_the_page_is_that_of_the_examples() {
         assert!(page.contains(&format!("examples/{name}.rs")), "{name}");
     }
 }
+
+/// Who begins wants to read it in one go.
+#[test]
+fn the_first_example_is_short() {
+    let text = std::fs::read_to_string(root().join("examples/embed.rs")).unwrap();
+    assert!(text.lines().count() < 60);
+}
