@@ -30,6 +30,7 @@ macro_rules! planted {
     }};
 }
 
+mod builder;
 pub mod control;
 pub mod fleet;
 mod handle;
@@ -45,9 +46,12 @@ pub mod sim;
 mod tidy;
 pub mod wire;
 
+pub use builder::Builder;
 pub use control::admin::{ListedServer, ListedSession, Refusal, Sessions, Totals};
 pub use control::config::Config;
 pub use control::recruiter::Recruit;
 pub use fleet::ServerState;
 pub use handle::Handle;
 pub use proxy::{Proxy, StartError};
+pub use session::valve::{Arrival, Direction, Message, Valve, Verdict, Wants};
+pub use shard::news::{Happened, Notice};

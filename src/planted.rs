@@ -116,6 +116,14 @@ pub enum Bug {
     VerdictUnsent,
     /// The answer to a request that came too late goes into the one that is under way.
     LateInsideAnswer,
+    /// Only the last piece of a client's message is kept from passing before a valve has seen it.
+    ValveSkipsPieces,
+    /// What was gathered of a message is there for the next one, too.
+    DroppedStays,
+    /// What a valve answers is put into a message that streams.
+    AnswerInsideMessage,
+    /// The valves of a session outlive it.
+    ValvesKept,
 }
 
 impl Bug {
@@ -176,6 +184,10 @@ impl Bug {
         Bug::ProbeHangs,
         Bug::VerdictUnsent,
         Bug::LateInsideAnswer,
+        Bug::ValveSkipsPieces,
+        Bug::DroppedStays,
+        Bug::AnswerInsideMessage,
+        Bug::ValvesKept,
     ];
 
     /// Whether it is a bug of the bridge, which is looked for in a world of its own.

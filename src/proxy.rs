@@ -9,22 +9,25 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
+use crate::builder::Builder;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
 use crate::control::config::Config;
 use crate::control::recruiter::Recruiter;
 use crate::control::reload::Reloader;
 use crate::control::report;
-use crate::control::resolver::{self, Lookup, Names, Resolver};
+use crate::control::resolver::{Lookup, Names, Resolver};
 use crate::control::switchboard::Switchboard;
+use crate::control::watch::Watching;
 use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Quota};
-use crate::net::{Clock, Host, Net, sys};
+use crate::net::{Clock, Host, Net, clock, sys};
 use crate::session::dialect::Tongue;
+use crate::session::valve::Fitting;
 use crate::shard::Plan;
 use crate::shard::Shard;
-use crate::shard::news::Watcher;
+use crate::shard::news::{Notify, Watcher};
 
 /// A running proxy.
 pub struct Proxy {
@@ -35,6 +38,7 @@ pub struct Proxy {
     resolver: Resolver,
     desk: Arc<Desk>,
     reloader: Arc<Reloader>,
+    watching: Vec<Watching>,
     busy: Arc<AtomicUsize>,
 }
 
@@ -56,7 +60,7 @@ impl Proxy {
     /// `Config` for a server name without an address, `System` for an address that is taken. Then
     /// nothing runs.
     pub fn start(config: Config) -> Result<Proxy, StartError> {
-        Proxy::start_with(config, None, resolver::system())
+        Proxy::builder(config).start()
     }
 
     /// Starts it, and waits until it has stopped: for a program that does nothing else. There is no
@@ -70,11 +74,32 @@ impl Proxy {
 
     /// As [`start`](Proxy::start), with pages of one's own at the admin address, and another way to
     /// the addresses of server names.
+    ///
+    /// # Errors
+    /// As there.
     pub fn start_with(
         config: Config,
         annex: Option<Arc<dyn Annex>>,
         lookup: Lookup,
     ) -> Result<Proxy, StartError> {
+        let mut builder = Proxy::builder(config).lookup(lookup);
+        builder.annex = annex;
+        builder.start()
+    }
+
+    /// A proxy that is to have more: valves in the way of messages, watchers of sessions.
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(config)
+    }
+
+    pub(crate) fn build(builder: Builder) -> Result<Proxy, StartError> {
+        let Builder {
+            config,
+            annex,
+            lookup,
+            fittings,
+            watches,
+        } = builder;
         let mut assembly = assemble(&config, &lookup).map_err(StartError::Config)?;
         let names = std::mem::take(&mut assembly.names);
         sys::raise_descriptor_limit();
@@ -103,7 +128,17 @@ impl Proxy {
         let newsroom = desk.clone();
         let watcher: Watcher = Arc::new(move |news| newsroom.newsroom.tell(news));
         let settings = assembly.settings.clone();
-        let runner = Runner::new(&config, assembly, addresses.len(), count, watcher)?;
+        let (notifies, watching) = watches
+            .into_iter()
+            .map(Watching::start)
+            .collect::<Result<(Vec<_>, Vec<_>), _>>()
+            .map_err(system)?;
+        let extras = Extras {
+            watcher,
+            notifies,
+            fittings: fittings.into(),
+        };
+        let runner = Runner::new(&config, assembly, addresses.len(), count, extras)?;
         let budgets = (runner.memory.clone(), runner.connections.clone());
         let busy = runner.busy.clone();
         let (shards, listening) = host
@@ -138,6 +173,7 @@ impl Proxy {
             resolver,
             desk,
             reloader: Arc::new(reloader),
+            watching,
             busy,
         })
     }
@@ -178,7 +214,7 @@ impl Proxy {
         self.wait();
     }
 
-    /// Waits until all loops have stopped.
+    /// Waits until all loops have stopped, and watchers have been told: 2 s at most for each.
     pub fn wait(self) {
         for shard in self.shards {
             // A loop that panicked has said so; the others still close their sessions.
@@ -186,6 +222,7 @@ impl Proxy {
         }
         drop(self.resolver);
         self.admin.stop();
+        self.watching.into_iter().for_each(Watching::finish);
     }
 
     /// Waits until all loops have stopped, or this long. True: they have.
@@ -217,7 +254,15 @@ struct Runner {
     listeners: u32,
     shards: usize,
     socket_buffer: u64,
+    extras: Extras,
+}
+
+/// What others have added.
+#[derive(Clone)]
+struct Extras {
     watcher: Watcher,
+    notifies: Vec<Notify>,
+    fittings: Arc<[Fitting]>,
 }
 
 impl Runner {
@@ -226,7 +271,7 @@ impl Runner {
         assembly: Assembly,
         listeners: usize,
         shards: usize,
-        watcher: Watcher,
+        extras: Extras,
     ) -> Result<Runner, StartError> {
         let chunks = config.limits.memory / CHUNK as u64;
         let mut seed = [0; 32];
@@ -244,7 +289,7 @@ impl Runner {
             listeners: listeners as u32,
             shards,
             socket_buffer: config.limits.socket_buffer,
-            watcher,
+            extras,
         })
     }
 
@@ -270,7 +315,14 @@ impl Runner {
             ..Plan::alone(fleet, settings, seed)
         };
         let mut shard: Shard<Net, Tongue> = Shard::new(plan, net);
-        shard.watch(self.watcher.clone());
+        let Extras {
+            watcher,
+            notifies,
+            fittings,
+        } = &self.extras;
+        shard.watch(watcher.clone());
+        notifies.iter().for_each(|one| shard.notify(one.clone()));
+        shard.fit(fittings.clone(), clock::micros);
         while shard.turn() {}
     }
 }

@@ -20,3 +20,4 @@ pub mod report;
 pub mod resolver;
 pub mod switchboard;
 pub mod vitals;
+pub mod watch;

@@ -10,7 +10,7 @@ use super::{Ctx, Flags, Leg, Phase, Session};
 use crate::kit::{Chunks, Tick};
 use crate::wire::close;
 use crate::wire::compose::HeadWriter;
-use crate::wire::frame::{Opcode, control, encode_header};
+use crate::wire::frame::{HEADER_MAX, Opcode, control, encode_header, peek_len};
 use crate::wire::head::{HeadLimits, Request};
 use crate::wire::upgrade::{self, Forward};
 
@@ -332,9 +332,26 @@ impl Session {
         );
         ctx.tally.bridged += 1;
         ctx.tally.bridged_total += 1;
-        // What was pushed since the API said ok.
-        ctx.chunks.join(&mut self.out, &mut self.draft);
+        self.say_early(ctx);
         self.keep_little();
+        self.call_next(ctx);
+    }
+
+    /// What was pushed since the API said ok.
+    fn say_early(&mut self, ctx: &mut Ctx<'_>) {
+        let mut early = Vec::with_capacity(self.draft.len());
+        let slices = ctx.chunks.slices(&self.draft, crate::kit::Spot::FRONT);
+        slices.for_each(|slice| early.extend_from_slice(slice));
+        ctx.chunks.clear(&mut self.draft);
+        let mut rest = &early[..];
+        while let Some((header, length, _, opcode)) = peek_len(rest) {
+            let Some(frame) = rest.get(header..header + length as usize) else {
+                debug_assert!(false, "what is said before the 101 is whole");
+                return;
+            };
+            rest = &rest[header + frame.len()..];
+            let _room = self.say_down(opcode == Opcode::Binary, frame, ctx);
+        }
     }
 
     /// Every later call carries the id and where the client is; of the rest nothing is needed.
@@ -419,23 +436,22 @@ impl Session {
         if self.leg != Leg::Talking || self.farewell().is_some() {
             return true;
         }
-        let opcode = if binary { Opcode::Binary } else { Opcode::Text };
-        let head = encode_header(true, false, opcode, body.len() as u64, None);
-        // Before the 101 it waits where a message that is being collected would.
-        let queue = if self.phase == Phase::Admitting {
-            &mut self.draft
-        } else {
-            &mut self.out
-        };
-        if !ctx.chunks.room(body.len() + head.len()) {
+        if !ctx.chunks.room(body.len() + HEADER_MAX) {
             return false;
         }
-        ctx.chunks.push(queue, &head);
-        ctx.chunks.push(queue, body);
-        self.messages_down += 1;
-        ctx.tally.messages_down += 1;
-        ctx.tally.sizes_down.record(body.len() as u64);
-        ctx.actions.push(Action::FlushClient);
+        if self.flags.contains(Flags::VALVED_DOWN) {
+            self.show_down(!binary, body, ctx);
+            return true;
+        }
+        if self.phase == Phase::Admitting {
+            // It waits where a message that is being collected would, and is said behind the 101.
+            let opcode = if binary { Opcode::Binary } else { Opcode::Text };
+            let head = encode_header(true, false, opcode, body.len() as u64, None);
+            ctx.chunks.push(&mut self.draft, &head);
+            ctx.chunks.push(&mut self.draft, body);
+            return true;
+        }
+        self.put_down(!binary, body, ctx);
         true
     }
 

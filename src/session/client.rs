@@ -128,9 +128,7 @@ impl Session {
         }
         let leg = std::mem::replace(&mut self.leg, Leg::Gone);
         self.hang_up_client(ctx);
-        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
-            ctx.chunks.clear(chain);
-        }
+        self.drop_legs_bytes(ctx);
         self.flags.remove(Flags::STREAMING);
         self.flags.remove(Flags::DOWN_CUT);
         match self.phase {
@@ -299,9 +297,7 @@ impl Session {
         }
         self.leg = Leg::Gone;
         self.hang_up_client(ctx);
-        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
-            ctx.chunks.clear(chain);
-        }
+        self.drop_legs_bytes(ctx);
         self.flags.remove(Flags::STREAMING);
         self.flags.remove(Flags::DOWN_CUT);
         if self.phase == Phase::Parting {
@@ -416,20 +412,33 @@ impl Session {
                 Ok(Step::Data {
                     len, ends_message, ..
                 }) => {
-                    if self.leg == Leg::Talking {
-                        let piece = &bytes[at..at + len];
-                        self.journal.append(
-                            piece,
-                            self.scanner.frame_left(),
-                            ends_message,
-                            ctx.chunks,
-                        );
+                    let piece = &bytes[at..at + len];
+                    at += len;
+                    if self.flags.contains(Flags::VALVED) {
+                        // A valve may end the session, which counts what is unconfirmed.
+                        had = self.count_up(had, ctx);
+                        if self.leg == Leg::Talking {
+                            self.gather_up(piece, ends_message, ctx);
+                        }
+                        if matches!(self.leg, Leg::Deaf | Leg::Gone) {
+                            return;
+                        }
+                    } else {
+                        if self.leg == Leg::Talking {
+                            self.journal.append(
+                                piece,
+                                self.scanner.frame_left(),
+                                ends_message,
+                                ctx.chunks,
+                            );
+                        }
+                        if ends_message {
+                            ctx.tally.sizes_up.record(self.scanner.message_len());
+                        }
                     }
                     if ends_message {
-                        ctx.tally.sizes_up.record(self.scanner.message_len());
                         self.forget_message_since();
                     }
-                    at += len;
                 }
                 Ok(Step::Control {
                     len,
@@ -465,7 +474,7 @@ impl Session {
 
     /// Counts the messages that have become complete and sees to it that they get confirmed; returns
     /// how many are held and counted.
-    fn count_up(&mut self, had: u32, ctx: &mut Ctx<'_>) -> u32 {
+    pub(super) fn count_up(&mut self, had: u32, ctx: &mut Ctx<'_>) -> u32 {
         let messages = self.journal.messages();
         let new = messages.saturating_sub(had);
         if new == 0 {
@@ -512,7 +521,8 @@ impl Session {
     /// Whether no new message may be begun.
     fn is_full(&self, ctx: &Ctx<'_>) -> bool {
         self.leg == Leg::Talking
-            && self.journal.len() + self.out.len() + self.draft.len() >= ctx.settings.buffer
+            && self.journal.len() + self.out.len() + self.draft.len() + self.gathered_bytes()
+                >= ctx.settings.buffer
     }
 
     fn pause_client(&mut self, rest: &[u8], ctx: &mut Ctx<'_>) {
@@ -655,7 +665,7 @@ impl Session {
     }
 
     /// A client that breaks the protocol is closed with the RFC's code; the server hears 1001.
-    fn on_client_fault(&mut self, code: u16, ctx: &mut Ctx<'_>) {
+    pub(super) fn on_client_fault(&mut self, code: u16, ctx: &mut Ctx<'_>) {
         if matches!(self.leg, Leg::Closing) {
             return self.turn_deaf(ctx);
         }
@@ -704,6 +714,7 @@ impl Session {
             return;
         }
         ctx.chunks.clear(&mut self.stash);
+        self.drop_gathered(ctx);
         self.flags.remove(Flags::PAUSED);
         self.flags
             .set(Flags::CUT, !self.journal.drop_unfinished(ctx.chunks));

@@ -262,6 +262,7 @@ impl Session {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::Valves;
     use super::super::dialect::{Accepted, Heard};
     use super::super::vocab::{Event, House, Settings, Tally};
     use super::*;
@@ -272,6 +273,7 @@ mod tests {
         now: Tick,
         chunks: Chunks,
         rng: Prng,
+        valves: Valves,
         house: House,
         settings: Settings,
         tally: Tally,
@@ -285,6 +287,7 @@ mod tests {
                 now: self.now,
                 chunks: &mut self.chunks,
                 rng: &mut self.rng,
+                valves: &mut self.valves,
                 house: &self.house,
                 settings: &self.settings,
                 tally: &mut self.tally,
@@ -308,6 +311,7 @@ mod tests {
             now: Tick(0),
             chunks: Chunks::new(Arc::new(Budget::new(1 << 10)), 64),
             rng: Prng::from_u64(1),
+            valves: Valves::none(),
             house: House::default(),
             settings: Settings::default(),
             tally: Tally::default(),

@@ -13,11 +13,13 @@ mod client;
 mod clock;
 pub mod dialect;
 mod exchange;
+mod gather;
 pub mod journal;
 pub mod phase;
 pub mod pulse;
 mod search;
 mod upstream;
+pub mod valve;
 mod visit;
 pub mod vocab;
 
@@ -33,8 +35,9 @@ pub use self::journal::Journal;
 pub use self::phase::Phase;
 use self::pulse::Pulse;
 pub use self::upstream::{Parcel, Place};
+pub use self::valve::Valves;
 pub use self::vocab::*;
-use crate::kit::{Chain, Chunks, Prng, Tick};
+use crate::kit::{Chain, Chunks, Key, Prng, Tick};
 use crate::wire::frame::{ControlBytes, ControlPayload, Sender};
 use crate::wire::scan::Scanner;
 
@@ -146,6 +149,10 @@ bitflags! {
         const ENDLESS = 1 << 20;
         /// No other request follows the one at hand.
         const LAST = 1 << 21;
+        /// It has valves: the client's messages are gathered whole,
+        const VALVED = 1 << 22;
+        /// and the server's.
+        const VALVED_DOWN = 1 << 23;
     }
 }
 
@@ -190,13 +197,18 @@ struct Rare {
     confirmed_at: Option<Tick>,
     /// Messages given up before the session ended.
     lost: u32,
+    /// Its valves, in the loop's store; and what of a message from the client was gathered for them.
+    valves: Option<Key>,
+    gathered: Chain,
+    /// What valves have answered while a message was streaming to the client.
+    answers: Chain,
     /// The plain request that the connection is at.
     visit: Option<Box<visit::Visit>>,
     exchange: Option<Box<exchange::Exchange>>,
 }
 
 /// Each session whose client leaves has one, and all clients may leave at once.
-const _: () = assert!(size_of::<Rare>() <= 200);
+const _: () = assert!(size_of::<Rare>() <= 240);
 
 /// The number of an outstanding barrier, or none, in 4 bytes: two that look alike are 2^32 - 1
 /// messages apart, and the older one has confirmed nothing for as long.
@@ -239,6 +251,7 @@ pub struct Ctx<'a> {
     pub now: Tick,
     pub chunks: &'a mut Chunks,
     pub rng: &'a mut Prng,
+    pub valves: &'a mut Valves,
     pub house: &'a House,
     /// Of the session's pool; the defaults while it has none.
     pub settings: &'a Settings,
@@ -367,12 +380,17 @@ impl Session {
 
     /// All bytes that the session holds in the chunk store.
     pub fn held_bytes(&self) -> usize {
-        self.journal.len() + self.out.len() + self.draft.len() + self.stash.len()
+        let chains = self.journal.len() + self.out.len() + self.draft.len() + self.stash.len();
+        chains + self.gathered_bytes()
     }
 
     /// Bytes of the larger of its unfinished messages; what memory pressure looks at.
     pub fn unfinished_bytes(&self) -> usize {
-        self.journal.unfinished().max(self.draft.len())
+        let gathered = self.rare.as_ref().map_or(0, |rare| rare.gathered.len());
+        self.journal
+            .unfinished()
+            .max(self.draft.len())
+            .max(gathered)
     }
 
     /// What is kept of the request; gone once the session is over.
@@ -388,6 +406,14 @@ impl Session {
             .split('/')
             .next()
             .unwrap_or_default()
+    }
+
+    /// What the client asked for; of a bridge's client only the ClientId is kept.
+    pub fn target(&self) -> String {
+        let target = self.kept.as_ref().map_or("", |kept| kept.target());
+        let bare = self.is_bridged() && !target.starts_with('/');
+        let slash = if bare { "/" } else { "" };
+        [slash, target].concat()
     }
 
     /// A header of the kept request, as servers get it.
@@ -468,6 +494,12 @@ impl Session {
             assert_eq!(self.leg, Leg::Gone);
         }
         assert!(!self.flags.contains(Flags::STREAMING) || self.draft.is_empty());
+        let valved = self.flags.contains(Flags::VALVED);
+        assert_eq!(
+            valved,
+            self.rare.as_ref().is_some_and(|rare| rare.valves.is_some())
+        );
+        assert!(!valved || self.journal.unfinished() == 0);
         assert!(
             self.barrier.is_none()
                 || matches!(self.phase, Phase::Open | Phase::Moving | Phase::Finishing)
@@ -645,13 +677,23 @@ impl Session {
         }
         self.forget_upstream(ctx);
         self.free_id(ctx);
-        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
-            ctx.chunks.clear(chain);
-        }
+        self.drop_legs_bytes(ctx);
+        self.drop_valves(ctx);
         let unconfirmed = self.journal.clear(ctx.chunks);
         debug_assert_eq!(unconfirmed, 0, "buried with messages that nobody counted");
         self.become_(Phase::Over);
         ctx.actions.push(Action::Bury);
+    }
+
+    /// The client takes nothing more and has said its last.
+    fn drop_legs_bytes(&mut self, ctx: &mut Ctx<'_>) {
+        for chain in [&mut self.out, &mut self.draft, &mut self.stash] {
+            ctx.chunks.clear(chain);
+        }
+        if let Some(rare) = &mut self.rare {
+            ctx.chunks.clear(&mut rare.gathered);
+            ctx.chunks.clear(&mut rare.answers);
+        }
     }
 
     /// Makes sure that `Due` comes no later than this.

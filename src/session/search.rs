@@ -244,6 +244,7 @@ impl Session {
         ctx.actions.push(Action::Tell(Life::Opened));
         ctx.actions.push(Action::FlushClient);
         ctx.actions.push(Action::ReadClient);
+        self.fit_valves(ctx);
     }
 
     /// Nothing is searched for any more; a hold is over without a server.

@@ -251,10 +251,15 @@ impl Session {
         if self.leg != Leg::Talking {
             return;
         }
+        if self.flags.contains(Flags::VALVED_DOWN) {
+            self.gather_down(piece, bytes, at, ctx);
+            if self.leg == Leg::Talking {
+                self.stop_behind(piece, ctx);
+            }
+            return;
+        }
         if piece.ends {
-            self.messages_down += 1;
-            ctx.tally.messages_down += 1;
-            ctx.tally.sizes_down.record(piece.announced);
+            self.count_down(piece.announced, ctx);
         }
         let whole = piece.begins && piece.ends;
         if !whole && !self.flags.contains(Flags::STREAMING) {
@@ -275,10 +280,33 @@ impl Session {
             self.flags.set(Flags::DOWN_CUT, !piece.ends_frame);
             self.flags.set(Flags::STREAMING, !piece.ends);
         }
+        self.pass_down(bytes, at, ctx);
+        if piece.ends && self.flags.contains(Flags::VALVED) {
+            self.release_answers(ctx);
+        }
+        self.stop_behind(piece, ctx);
+    }
+
+    /// These bytes go to the client as they stand in the scratch buffer.
+    #[inline]
+    pub(super) fn pass_down(&mut self, bytes: &[u8], at: usize, ctx: &mut Ctx<'_>) {
         match ctx.direct.last_mut() {
             Some(last) if last.end == at => last.end += bytes.len(),
             _ => ctx.direct.push(at..at + bytes.len()),
         }
+    }
+
+    /// A message of so many bytes is on its way to the client.
+    #[inline]
+    pub(super) fn count_down(&mut self, length: u64, ctx: &mut Ctx<'_>) {
+        self.messages_down += 1;
+        ctx.tally.messages_down += 1;
+        ctx.tally.sizes_down.record(length);
+    }
+
+    /// Somebody waits for the end of a downward message: this one?
+    #[inline]
+    fn stop_behind(&mut self, piece: Piece, ctx: &mut Ctx<'_>) {
         if piece.ends
             && let Some(end) = self.rare.as_mut().and_then(|rare| rare.stop.take())
         {

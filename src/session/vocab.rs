@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::dialect::Heard;
+use super::valve::Failure;
 use crate::kit::Tick;
 
 /// What happened to a session. Everything that it ever learns comes through here.
@@ -282,6 +283,10 @@ pub enum End {
     Dismissed,
     /// Another client has come with this ClientId.
     Replaced,
+    /// A valve has closed it.
+    Valve,
+    /// A valve did what it must not.
+    ValveFailed,
     /// wsteady stops.
     Shutdown,
     /// An operator ended it.
@@ -311,6 +316,8 @@ impl End {
             End::Memory => "memory",
             End::Dismissed => "dismissed",
             End::Replaced => "replaced",
+            End::Valve => "valve",
+            End::ValveFailed => "valve_failed",
             End::Shutdown => "shutdown",
             End::Aborted => "aborted",
             End::Denied => "denied",
@@ -319,7 +326,7 @@ impl End {
     }
 
     /// All reasons, so that each is in the metrics from the start.
-    pub const ALL: [End; 19] = [
+    pub const ALL: [End; 21] = [
         End::ClientClosed,
         End::ClientLost,
         End::ClientFault(1002),
@@ -335,6 +342,8 @@ impl End {
         End::Memory,
         End::Dismissed,
         End::Replaced,
+        End::Valve,
+        End::ValveFailed,
         End::Shutdown,
         End::Aborted,
         End::Denied,
@@ -369,6 +378,9 @@ impl End {
             End::Overflow => (1013, "buffer full"),
             End::Unprocessed => (1013, "nothing processed within hold time"),
             End::Memory => (1013, "memory"),
+            // The valve's own words stand in its verdict.
+            End::Valve => (1000, ""),
+            End::ValveFailed => (1011, "valve failed"),
             End::Shutdown => (1001, "shutting down"),
             End::Fault => (1011, "internal error"),
         }
@@ -388,6 +400,8 @@ pub enum Life {
     Resumed { held_ms: u32, replayed: u32 },
     /// No server has it any more: it waited so long for the next one, or could not wait.
     GivenUp { held_ms: u32 },
+    /// A valve did what it must not: the session is being closed.
+    ValveFailed(Failure),
     /// The client was turned away with this HTTP status.
     Denied { status: u16 },
     /// It is over; so many messages were never confirmed.
@@ -595,6 +609,8 @@ pub struct Tally {
     pub requests_failed: u64,
     pub requests_succeeded: u64,
     pub request_times: Times,
+    /// Messages shown to valves, by what came of it, as in [`VERDICTS`](super::valve::VERDICTS).
+    pub verdicts: [u64; super::valve::VERDICTS.len()],
     /// Lost upstreams, by reason.
     pub failovers: std::collections::BTreeMap<&'static str, u64>,
 }

@@ -388,13 +388,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         let session = &client.session;
+        self.teller.notice(&self.fleet, session, &life);
         let id = format!("{:032x}", session.id());
         let peer = session.peer().to_string();
         let [pool, server] = places(&self.fleet, session);
         match life {
             Life::Opened => {
                 self.core.stats.kept_bytes += session.kept_bytes() as u64;
-                let path = path_of(session);
+                let path = session.target();
                 let path = path.as_str();
                 info!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, path; "opened");
             }
@@ -420,6 +421,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             // What became of the session is in the line of its end.
             Life::GivenUp { held_ms } => self.core.stats.hold.saturating_record(u64::from(held_ms)),
+            Life::ValveFailed(failure) => {
+                let (valve, why) = (failure.valve, failure.why);
+                warn!(target: "session", session = id.as_str(), client = peer.as_str(), pool, server, valve, why; "valve failed");
+            }
             Life::Denied { status } => {
                 *self.core.stats.denied.entry(status).or_default() += 1;
                 debug!(target: "session", client = peer.as_str(), pool, status; "denied");
@@ -476,14 +481,6 @@ fn news_of(session: &crate::session::Session, reason: &'static str) -> SessionNe
         server: session.server(),
         reason,
     }
-}
-
-/// What the client asked for; of a bridge's client only the ClientId is kept.
-pub(super) fn path_of(session: &crate::session::Session) -> String {
-    let target = session.kept().map_or("", |kept| kept.target());
-    let bare = session.is_bridged() && !target.starts_with('/');
-    let slash = if bare { "/" } else { "" };
-    [slash, target].concat()
 }
 
 /// `X-Wsteady-Next`: the number of the first message that the connection will carry.

@@ -43,8 +43,9 @@ pub use self::token::{Kind, Token};
 use crate::fleet::Fleet;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Chunks, Key, Prng, Quota, Slots, Tick, Timer, Wheel};
+use crate::session::valve::Fitting;
 use crate::session::{
-    Action, Ctx, Dialect, End, Event, House, Loss, Parcel, Phase, Session, Settings,
+    Action, Ctx, Dialect, End, Event, House, Loss, Parcel, Phase, Session, Settings, Valves,
 };
 
 /// One core's share of the proxy, over a kernel `I` and a dialect `D`.
@@ -91,6 +92,7 @@ struct Core {
     now: Tick,
     chunks: Chunks,
     rng: Prng,
+    valves: Valves,
     house: House,
     settings: Vec<Settings>,
     nobodys: Settings,
@@ -205,6 +207,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             now,
             chunks: Chunks::new(plan.memory, plan.memory_step),
             rng: plan.rng,
+            valves: Valves::none(),
             house,
             settings: plan.settings,
             nobodys: Settings::default(),
@@ -254,6 +257,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             shard.begin_probes(server as u16);
         }
         shard
+    }
+
+    /// Sessions that begin from now on get these valves. `clock` gives microseconds and never goes
+    /// back.
+    pub fn fit(&mut self, fittings: Arc<[Fitting]>, clock: fn() -> u64) {
+        self.core.valves.fit(fittings, clock);
+        self.name_pools();
+    }
+
+    /// Valves are told what pools are called.
+    fn name_pools(&mut self) {
+        let names = self.fleet.pools.iter().map(|pool| pool.name.as_str());
+        self.core.valves.name_pools(names);
     }
 
     /// One pass of the loop. False: the shard has stopped.
@@ -350,6 +366,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             );
         }
         if self.clients.is_empty() {
+            assert!(self.core.valves.is_empty(), "an empty shard holds valves");
             // A probe's request waits for its connection.
             let mut upstreams = self.upstreams.iter();
             let probing = upstreams.any(|(_, slot)| slot.rider == probe::PROBE);
@@ -532,6 +549,7 @@ impl Core {
             now: self.now,
             chunks: &mut self.chunks,
             rng: &mut self.rng,
+            valves: &mut self.valves,
             house: &self.house,
             settings,
             tally: self.stats.tally(pool),

@@ -91,7 +91,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         SessionRow {
             id: session.id(),
             client: session.peer(),
-            path: super::dispatch::path_of(session),
+            path: session.target(),
             pool: session.pool(),
             server: server_of(session),
             phase: session.phase(),
@@ -127,7 +127,7 @@ fn is_wanted(session: &Session, filter: &Filter) -> bool {
 
 /// Whether a text is part of the session's id, of its client's address or of its path.
 fn is_about(session: &Session, text: &str) -> bool {
-    super::dispatch::path_of(session).contains(text)
+    session.target().contains(text)
         || session.peer().to_string().contains(text)
         || format!("{:032x}", session.id()).contains(text)
 }

@@ -38,6 +38,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.fleet.adopt(&rules.charter);
         let pools = self.fleet.pools.len();
         self.core.stats.grow(pools);
+        self.name_pools();
         self.shelf.grow(pools);
         self.queues.resize(pools, Queue::default());
         self.core.settings.clone_from(&rules.settings);

@@ -1,11 +1,12 @@
 //! What must hold whatever fails: I1 to I8 of the ledger, over what the peers saw, and bounds over
 //! what the shards hold. A broken law is a panic that begins with `law`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::crowd::Crowd;
 use super::peer::{Client, Phase as Stage, Upstream};
 use super::pipe::Far;
+use super::valves::{self, Dress};
 use super::world::{Sim, World};
 use crate::fleet::ServerState;
 use crate::session::dialect::ws::Ws;
@@ -43,6 +44,10 @@ pub struct Log {
     poisoned: BTreeMap<u32, u32>,
     /// An operator ended it.
     pub aborted: bool,
+    /// With valves: what each number of the session is (sender and number), and the messages of its
+    /// servers that were answered.
+    pub order: BTreeMap<u64, (u32, u32)>,
+    pub answers: BTreeSet<(u32, u32)>,
 }
 
 #[derive(Clone, Copy)]
@@ -99,6 +104,11 @@ pub struct Coverage {
     pub joined: u64,
     pub shutdowns: u64,
     pub cut_streams: u64,
+    /// Messages that servers read behind valves, answers of valves, and sessions that they ended.
+    pub valved: u64,
+    pub answers_up: u64,
+    pub answers_down: u64,
+    pub valve_ends: u64,
     pub closes: BTreeMap<String, u64>,
 }
 
@@ -162,6 +172,10 @@ impl Coverage {
             ("dials to joined ones", &mut self.joined),
             ("shutdowns", &mut self.shutdowns),
             ("cut streams", &mut self.cut_streams),
+            ("past valves", &mut self.valved),
+            ("answers to servers", &mut self.answers_up),
+            ("answers to clients", &mut self.answers_down),
+            ("ended by valves", &mut self.valve_ends),
         ]
     }
 }
@@ -264,8 +278,9 @@ impl World {
             "law I3: upstream {me} of client {} reads a gap",
             upstream.client
         );
-        let written = self.clients[upstream.client].ends.len() as u64;
-        assert!(n < written, "law I2: message {n} was never sent");
+        let client = &self.clients[upstream.client];
+        let sent = n < client.ends.len() as u64 || self.dress[client.pool] != Dress::Bare;
+        assert!(sent, "law I2: message {n} was never sent");
         self.coverage.messages_up += 1;
         let open = self.conns[upstream.conn].proxy_open;
         let Some(log) = self.laws.sessions.get_mut(&upstream.session) else {
@@ -403,20 +418,29 @@ impl World {
                     && self.now - unbound + 2 >= u64::from(settings.least(|one| one.hold))
             }
             (1013, "memory") => self.laws.squeezed,
-            (1013, "buffer full") => settings.ever(|one| one.overflow_close),
+            (1013, "buffer full") => {
+                // Answers to servers have no other bound.
+                let answers = self.dress[client.pool] == Dress::Both;
+                settings.ever(|one| one.overflow_close) || answers
+            }
             (1013, "nothing processed within hold time") => {
                 settings.ever(|one| one.confirm == Confirm::Processed)
             }
             (1008, "refused on reconnect") => self.denials.keys().any(|status| *status < 500),
             (1011, "server lost inside a message") => {
                 self.coverage.cut_streams += 1;
-                self.laws.squeezed || self.was_streaming(log, settings.least(|one| one.atomic))
+                self.dress[client.pool] != Dress::Both
+                    && (self.laws.squeezed
+                        || self.was_streaming(log, settings.least(|one| one.atomic)))
             }
             (1011, "message not accepted by any server") => {
                 self.coverage.poison_ends += 1;
                 blamed >= usize::from(settings.least(|one| one.replay_attempts))
             }
             (1011, "servers break the protocol") => blamed > 10,
+            (code @ 1011, "valve failed") | (code @ 4321, "enough") => {
+                self.is_closed_by_valve(me, client, code)
+            }
             _ => log
                 .said
                 .iter()
@@ -503,7 +527,10 @@ impl World {
             let Some(pool) = session.pool() else { continue };
             let settings = &self.settings[usize::from(pool)];
             let held = session.held_bytes();
-            let bound = settings.most(|one| one.buffer) + self.message_max + SLACK;
+            // A server's message that valves are to see is held whole, too.
+            let down = self.dress[usize::from(pool)] == Dress::Both;
+            let messages = self.message_max * if down { 2 } else { 1 };
+            let bound = settings.most(|one| one.buffer) + messages + SLACK;
             assert!(
                 held <= bound,
                 "law: a session holds {held} of {bound} bytes"
@@ -723,7 +750,11 @@ impl World {
                 continue;
             }
             let settings = &self.settings[client.pool];
-            if !settings.ever(|one| one.confirm == Confirm::Written) {
+            let written = settings.ever(|one| one.confirm == Confirm::Written);
+            let dress = self.dress[client.pool];
+            if dress != Dress::Bare {
+                self.check_valved(log, written);
+            } else if !written {
                 assert_eq!(
                     log.end,
                     client.ends.len() as u64,
@@ -747,7 +778,13 @@ impl World {
                 };
                 // What follows a breach may have been understood or not.
                 let least = upto(heard.min(peer.bad_at.unwrap_or(u64::MAX)));
-                let whole = least..=upto(heard);
+                let whole = match dress {
+                    Dress::Both => {
+                        let passing = |sent: u32| valves::passing(sent.into()) as u32;
+                        passing(least)..=passing(upto(heard))
+                    }
+                    Dress::Bare | Dress::Up => least..=upto(heard),
+                };
                 let got = client
                     .got
                     .iter()

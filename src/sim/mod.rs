@@ -21,11 +21,13 @@ mod post;
 mod press;
 mod settings;
 mod sightings;
+mod valves;
 mod world;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 
 pub use self::bridge::{BridgeReport, run_bridge};
 use self::crowd::Crowd;
@@ -38,6 +40,7 @@ use crate::fleet::{Breaker, Fleet, Pool, Route, Server as Place};
 use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::ws::Ws;
 use crate::session::{Confirm, Settings};
+use crate::shard::news::{Happened, Notice};
 use crate::shard::{Mail, Plan, Shard};
 
 /// What a run has shown.
@@ -73,6 +76,8 @@ struct Run {
     connections: Arc<Budget>,
     quota: Arc<Quota>,
     crowd: usize,
+    /// What a watcher is told.
+    notices: Arc<Mutex<Vec<Notice>>>,
 }
 
 impl Run {
@@ -84,6 +89,7 @@ impl Run {
             .collect();
         let (fleet, servers) = fleet(&settings, &mut rng);
         let mut world = World::new(seed, shards, servers, settings.clone(), fleet.clone());
+        world.dress = valves::dress(seed, settings.len());
         world.laws.squeezed = rng.chance(1, 5);
         world.coverage.squeezes += u64::from(world.laws.squeezed);
         let memory = Arc::new(Budget::new(if world.laws.squeezed { 500 } else { 600_000 }));
@@ -111,8 +117,18 @@ impl Run {
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let base = world.base;
+        let fittings = valves::fittings(&world.dress);
+        let notices = Arc::<Mutex<Vec<Notice>>>::default();
         let shards: Vec<_> = (0..shards)
-            .map(|index| Shard::new(plan(index), Sim::new(index, base)))
+            .map(|index| {
+                let mut shard = Shard::new(plan(index), Sim::new(index, base));
+                shard.fit(fittings.clone(), valves::clock);
+                let told = notices.clone();
+                shard.notify(Arc::new(move |notice| {
+                    told.lock().expect("nobody panics with it").push(notice);
+                }));
+                shard
+            })
             .collect();
         let running = vec![true; shards.len()];
         let crowd = 1 + rng.below(9) as usize;
@@ -127,6 +143,7 @@ impl Run {
             connections,
             quota,
             crowd,
+            notices,
         }
     }
 
@@ -292,6 +309,7 @@ impl Run {
                 "law: one hold observed for each failover"
             );
         }
+        check_notices(&self.notices.lock().expect("nobody panics with it"));
         assert_eq!(self.world().open_ends(), 0, "law: no socket is left open");
         let left = self.connections.left();
         assert_eq!(
@@ -328,6 +346,39 @@ impl Drop for Run {
             }
         }
     }
+}
+
+/// Each session that was opened ends, once and last; it has one server after the other, and none
+/// before it is told so.
+fn check_notices(notices: &[Notice]) {
+    // Bound, and ended.
+    let mut lives: BTreeMap<u128, (bool, bool)> = BTreeMap::new();
+    for notice in notices {
+        let begins = matches!(notice.what, Happened::Opened { .. });
+        let known = lives.get(&notice.session).copied();
+        assert_eq!(begins, known.is_none(), "law: first of all {notice:?}");
+        let (bound, ended) = known.unwrap_or_default();
+        assert!(!ended, "law: nothing follows an end: {notice:?}");
+        let next = match notice.what {
+            Happened::Opened { .. } => (false, false),
+            Happened::Bound { .. } => {
+                assert!(!bound, "law: one server at a time: {notice:?}");
+                (true, false)
+            }
+            Happened::Lost { .. } | Happened::Moved => {
+                assert!(bound, "law: it had no server: {notice:?}");
+                (false, false)
+            }
+            Happened::Replayed { messages } => {
+                assert!(bound && messages > 0, "law: a replay to a server");
+                (bound, false)
+            }
+            Happened::Ended { .. } => (bound, true),
+        };
+        lives.insert(notice.session, next);
+    }
+    let open = lives.values().filter(|(_, ended)| !ended).count();
+    assert_eq!(open, 0, "law: sessions whose end nobody was told of");
 }
 
 /// Pools of one to three servers; the port of an address is the server's number.

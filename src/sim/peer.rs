@@ -6,6 +6,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::codec::{self, Frames, Item};
 use super::pipe::Far;
+use super::valves::{CHANGED, Dress};
 use super::world::World;
 
 /// A server process.
@@ -310,13 +311,22 @@ impl Upstream {
                 let who = codec::recognise(&payload, text);
                 let (client, n) =
                     who.unwrap_or_else(|error| panic!("law I2: upstream {me}: {error}"));
-                assert_eq!(
-                    client as usize, self.client,
-                    "law I7: foreign bytes at upstream {me}"
-                );
-                world.on_message(me, self, u64::from(n), length);
+                let pool = world.clients[self.client].pool;
+                let theirs = if world.dress[pool] == Dress::Bare {
+                    assert_eq!(
+                        client as usize, self.client,
+                        "law I7: foreign bytes at upstream {me}"
+                    );
+                    world.on_message(me, self, u64::from(n), length);
+                    Some(n)
+                } else {
+                    let theirs = world.on_valved_up(self, client, n);
+                    world.on_message(me, self, self.first + self.count, length);
+                    theirs
+                };
                 self.count += 1;
-                if world.clients[self.client].poison == Some(u64::from(n)) && world.wild {
+                let poison = world.clients[self.client].poison.filter(|_| world.wild);
+                if let Some(n) = theirs.filter(|n| poison == Some(u64::from(*n))) {
                     self.die_of_poison(n, world);
                 } else if world.talking && !self.close_sent && world.rng.chance(1, 5) {
                     self.talk(me, world);
@@ -507,6 +517,8 @@ pub struct Client {
     pub unanswered_since: u64,
     /// The upstream whose messages came last, and how many of it; of earlier ones, too.
     pub got: Vec<(usize, u32)>,
+    /// Answers of valves.
+    pub answers: u64,
     pub close_sent: Option<Option<u16>>,
     pub closed: bool,
     pub poison: Option<u64>,
@@ -646,7 +658,13 @@ impl Client {
                     let who = codec::recognise(&payload, text);
                     let (upstream, n) =
                         who.unwrap_or_else(|error| panic!("law I5: client {me}: {error}"));
-                    world.on_down(me, self, upstream as usize, n);
+                    let n = match world.dress[self.pool] {
+                        Dress::Bare => Some(n),
+                        Dress::Up | Dress::Both => world.on_valved_down(me, self, upstream, n),
+                    };
+                    if let Some(n) = n {
+                        world.on_down(me, self, (upstream & !CHANGED) as usize, n);
+                    }
                 }
                 Item::Ping(payload) => {
                     let mut bytes = Vec::new();

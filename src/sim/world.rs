@@ -10,6 +10,7 @@ use super::peer::{Client, Server, Upstream};
 use super::pipe::{Conn, Far};
 use super::post::Letterbox;
 use super::settings::Course;
+use super::valves::Dress;
 use crate::fleet::{Fleet, ServerState};
 use crate::kit::{Prng, Tick};
 use crate::session::Settings;
@@ -37,6 +38,7 @@ pub struct World {
     pub doors: Vec<Door>,
     /// By pool.
     pub settings: Vec<Course>,
+    pub dress: Vec<Dress>,
     pub message_max: usize,
     pub laws: Ledger,
     pub coverage: Coverage,
@@ -95,6 +97,7 @@ impl World {
             clients: Vec::new(),
             upstreams: Vec::new(),
             doors: (0..shards).map(|_| Door::default()).collect(),
+            dress: vec![Dress::Bare; settings.len()],
             settings: settings.into_iter().map(Course::new).collect(),
             message_max: 256 << 10,
             laws: Ledger::default(),

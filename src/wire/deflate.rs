@@ -1,6 +1,10 @@
-//! The parameters of permessage-deflate (RFC 7692 section 7.1). Nothing is inflated here: messages
-//! pass through as they are, so both legs must agree on the same parameters.
+//! The parameters of permessage-deflate (RFC 7692 section 7.1). Messages pass through as they are, so
+//! both legs must agree on the same parameters. Only for a valve that asks is a message inflated: each
+//! stands alone, so that it takes nothing but its own bytes.
 
+use flate2::{Decompress, FlushDecompress, Status};
+
+use super::frame::ProtocolError;
 use super::head::{Headers, is_token_byte};
 
 /// Parameters of one offer or answer.
@@ -141,6 +145,42 @@ pub fn answer(headers: &Headers<'_>, offered: &Deflate) -> Result<Option<Deflate
     Ok(Some(agreed))
 }
 
+/// Undoes the compression of a whole message that stands alone (RFC 7692 section 7.2.2).
+///
+/// Errors: 1007 if it is no such message, 1009 as soon as it has more than `max` bytes.
+pub fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, ProtocolError> {
+    let mut inflater = Decompress::new(false);
+    let mut plain = Vec::new();
+    for mut input in [payload, TAIL] {
+        loop {
+            if plain.len() > max {
+                return Err(TOO_BIG);
+            }
+            if plain.len() == plain.capacity() {
+                // One byte beyond the limit shows that it is passed.
+                let more = plain.len().max(INFLATED_MIN).min(max - plain.len() + 1);
+                plain.reserve_exact(more);
+            }
+            let before = inflater.total_in();
+            let status = inflater
+                .decompress_vec(input, &mut plain, FlushDecompress::Sync)
+                .map_err(|_| NOT_DEFLATED)?;
+            let used = (inflater.total_in() - before) as usize;
+            input = &input[used..];
+            let stuck = used == 0 && plain.len() < plain.capacity();
+            match status {
+                // A last block (7.2.3.4): what stands behind it says nothing.
+                Status::StreamEnd if plain.len() > max => return Err(TOO_BIG),
+                Status::StreamEnd => return Ok(plain),
+                _ if stuck && input.is_empty() => break,
+                _ if stuck => return Err(NOT_DEFLATED),
+                Status::Ok | Status::BufError => {}
+            }
+        }
+    }
+    Ok(plain)
+}
+
 /// A parameter that is unknown, repeated or has a bad value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bad;
@@ -263,6 +303,15 @@ fn window_bits(value: &[u8]) -> Result<u8, Bad> {
         _ => Err(Bad),
     }
 }
+
+/// What a sender has taken off the end of a message (RFC 7692 section 7.2.1).
+const TAIL: &[u8] = &[0, 0, 0xFF, 0xFF];
+
+/// Bytes that an inflated message is given at first.
+const INFLATED_MIN: usize = 1 << 10;
+
+const NOT_DEFLATED: ProtocolError = ProtocolError::new(1007, "a message that can't be inflated");
+const TOO_BIG: ProtocolError = ProtocolError::new(1009, "message too big");
 
 /// The window of a peer that is told nothing else.
 const WINDOW_BITS_MAX: u8 = 15;

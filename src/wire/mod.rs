@@ -1,5 +1,5 @@
 //! Knows bytes.
-//! Imports: std, httparse, tungstenite, simdutf8, memchr.
+//! Imports: std, httparse, tungstenite, simdutf8, memchr, flate2.
 //! Never: mio, std::net::Tcp, std::time, log, crate::kit, crate::session, crate::fleet, crate::shard, crate::net, crate::control.
 //!
 //! Frames, masks, close codes, HTTP heads and bodies, upgrades: bytes in, bytes out.

@@ -32,3 +32,4 @@ mod replay;
 mod seams;
 mod shutdown;
 mod support;
+mod valves;

@@ -14,6 +14,7 @@ use hdrhistogram::Histogram;
 
 use crate::control::log;
 use crate::fleet::{Fleet, Kind, Server, ServerState};
+use crate::session::valve::VERDICTS;
 use crate::session::{End, Loss, Sizes, Tally, Times};
 use crate::shard::stats::{ServerStats, Snapshot, Stats};
 
@@ -234,6 +235,18 @@ fn messages(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
                 .tallies(number)
                 .map(|tally| tally.unconfirmed[end.index()]);
             let labels: [Label<'_>; 2] = [("pool", &pool.name), ("reason", &end.name())];
+            page.sample(&labels, counts.sum::<u64>());
+        }
+    }
+    page.family(
+        "wsteady_valve_messages_total",
+        COUNTER,
+        "Messages shown to valves, by what came of it.",
+    );
+    for (number, pool) in fleet.pools.iter().enumerate() {
+        for (place, verdict) in VERDICTS.iter().enumerate() {
+            let counts = sums.tallies(number).map(|tally| tally.verdicts[place]);
+            let labels: [Label<'_>; 2] = [("pool", &pool.name), ("verdict", verdict)];
             page.sample(&labels, counts.sum::<u64>());
         }
     }

@@ -209,3 +209,58 @@ fn another_server_may_stand_in() {
     assert!(!bits(None, Some(12)).stands_for(&PLAIN));
     assert!(!PLAIN.stands_for(&bits(None, Some(12))));
 }
+
+/// As a sender compresses a message (RFC 7692 section 7.2.1).
+fn deflated(plain: &[u8]) -> Vec<u8> {
+    let mut deflater = flate2::Compress::new(flate2::Compression::default(), false);
+    let mut out = Vec::with_capacity(plain.len() + 64);
+    deflater
+        .compress_vec(plain, &mut out, flate2::FlushCompress::Sync)
+        .unwrap();
+    assert!(out.ends_with(TAIL));
+    out.truncate(out.len() - TAIL.len());
+    out
+}
+
+#[test]
+fn what_was_compressed_is_inflated_up_to_the_limit() {
+    // The examples of RFC 7692 7.2.3: one block, a block without compression, a last block.
+    let hello: [&[u8]; 3] = [
+        &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
+        &[
+            0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00,
+        ],
+        &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
+    ];
+    for payload in hello {
+        assert_eq!(inflate(payload, 5).as_deref(), Ok(&b"Hello"[..]));
+        assert_eq!(inflate(payload, 4), Err(TOO_BIG));
+    }
+    assert_eq!(
+        inflate(&[0], 10).as_deref(),
+        Ok(&b""[..]),
+        "an empty message"
+    );
+    for length in [0, 1, 1_023, 1_024, 1_025, 100_000] {
+        let plain: Vec<u8> = (0..length).map(|n: u32| (n * n >> 7) as u8).collect();
+        let payload = deflated(&plain);
+        assert_eq!(
+            inflate(&payload, plain.len()),
+            Ok(plain.clone()),
+            "{length}"
+        );
+        if let Some(less) = plain.len().checked_sub(1) {
+            assert_eq!(inflate(&payload, less), Err(TOO_BIG), "{length}");
+        }
+    }
+}
+
+#[test]
+fn a_bomb_is_stopped_at_the_limit_and_garbage_is_refused() {
+    let bomb = deflated(&vec![0; 16 << 20]);
+    assert!(bomb.len() < 20_000);
+    assert_eq!(inflate(&bomb, 1 << 20), Err(TOO_BIG));
+    for garbage in [&[0xff; 20][..], &[7], b"not deflated at all"] {
+        assert_eq!(inflate(garbage, 1 << 20), Err(NOT_DEFLATED), "{garbage:?}");
+    }
+}

@@ -31,8 +31,8 @@ pub fn example(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// All of them, one for each depth.
-pub const NAMES: [&str; 3] = ["embed", "unix", "session"];
+/// All that are explained: one for each depth, and those with valves.
+pub const NAMES: [&str; 6] = ["embed", "unix", "session", "redact", "rate_limit", "ocpp_log"];
 
 fn changed(file: &Path) -> Option<SystemTime> {
     file.metadata().and_then(|data| data.modified()).ok()
