@@ -45,7 +45,9 @@ impl OcppLog {
             }
             kind @ (3 | 4) => {
                 // An answer goes the other way than its call.
-                let (action, begun) = self.open.remove(&(!up, id.clone()))?;
+                let Some((action, begun)) = self.open.remove(&(!up, id.clone())) else {
+                    return Some(format!("an answer that nobody waits for: {id}"));
+                };
                 let end = match kind {
                     3 => "done",
                     _ => json.get(2)?.as_str()?,

@@ -11,13 +11,13 @@ struct Redact {
 
 impl Valve for Redact {
     fn on(&mut self, message: &Message<'_>) -> Verdict {
-        match serde_json::from_slice(message.payload) {
-            Ok(mut json) if redact(&mut json, &self.field) => {
-                Verdict::Change(json.to_string().into_bytes())
-            }
-            // No JSON, or nothing to hide: it passes as it is, byte for byte.
-            _ => Verdict::Pass,
+        if let Ok(mut json) = serde_json::from_slice(message.payload)
+            && redact(&mut json, &self.field)
+        {
+            return Verdict::Change(json.to_string().into_bytes());
         }
+        // No JSON, or nothing to hide: it goes on byte for byte.
+        Verdict::Pass
     }
 }
 

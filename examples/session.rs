@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wsteady::kit::{Budget, Chunks, Prng, Tick};
 use wsteady::session::dialect::ws::Ws;
 use wsteady::session::{
-    Action, Ctx, Dial, Dialect, Event, House, Loss, Parcel, Place, Session, Settings, Tally,
+    Action, Ctx, Dial, Dialect, Event, House, Loss, Parcel, Place, Session, Settings, Tally, Valves,
 };
 use wsteady::wire::frame::{self, Opcode, Sender};
 use wsteady::wire::head::{HeadLimits, Request};
@@ -72,6 +72,7 @@ struct Stage {
     now: Tick,
     chunks: Chunks,
     rng: Prng,
+    valves: Valves,
     house: House,
     settings: Settings,
     tally: Tally,
@@ -89,6 +90,7 @@ impl Stage {
             chunks: Chunks::new(Arc::new(Budget::new(512)), 512),
             // Always the same, so that each run is. A program takes a seed from the kernel.
             rng: Prng::from_u64(1),
+            valves: Valves::none(),
             house: House::default(),
             settings: Settings::default(),
             tally: Tally::default(),
@@ -109,6 +111,7 @@ impl Stage {
             now: self.now,
             chunks: &mut self.chunks,
             rng: &mut self.rng,
+            valves: &mut self.valves,
             house: &self.house,
             settings: &self.settings,
             tally: &mut self.tally,

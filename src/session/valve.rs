@@ -339,9 +339,9 @@ impl Row {
     fn charge(&mut self, begun: u64, ended: u64) -> bool {
         let earned = begun.saturating_sub(self.charged_at) / SHARE;
         let took = ended.saturating_sub(begun);
-        self.debt = self.debt.saturating_sub(earned) + took;
-        self.charged_at = ended;
-        self.debt > TIME_MAX
+        let most = self.debt.saturating_sub(earned) + took;
+        (self.debt, self.charged_at) = (most - took / SHARE, ended);
+        most > TIME_MAX
     }
 }
 

@@ -242,7 +242,9 @@ fn what_was_compressed_is_inflated_up_to_the_limit() {
         "an empty message"
     );
     for length in [0, 1, 1_023, 1_024, 1_025, 100_000] {
-        let plain: Vec<u8> = (0..length).map(|n: u32| (n * n >> 7) as u8).collect();
+        let plain: Vec<u8> = (0..length)
+            .map(|n: u32| (n.wrapping_mul(n) >> 7) as u8)
+            .collect();
         let payload = deflated(&plain);
         assert_eq!(
             inflate(&payload, plain.len()),

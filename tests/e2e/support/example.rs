@@ -32,7 +32,14 @@ pub fn example(name: &str) -> PathBuf {
 }
 
 /// All that are explained: one for each depth, and those with valves.
-pub const NAMES: [&str; 6] = ["embed", "unix", "session", "redact", "rate_limit", "ocpp_log"];
+pub const NAMES: [&str; 6] = [
+    "embed",
+    "unix",
+    "session",
+    "redact",
+    "rate_limit",
+    "ocpp_log",
+];
 
 fn changed(file: &Path) -> Option<SystemTime> {
     file.metadata().and_then(|data| data.modified()).ok()
