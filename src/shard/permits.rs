@@ -1,8 +1,7 @@
 //! Connections to a server are counted for the whole process. A shard that has none left, and calls
 //! that wait, asks the others; one of them closes a connection and hands over the right to open one.
-//! An even share is each shard's by right, and gets back to it; what others have beyond theirs moves
-//! only when it rests, or whose line is empty for a moment would give to whose is not, and the other
-//! way round soon after.
+//! An even share is each shard's by right. What one has beyond it moves only when it rests: given away
+//! whenever a line is empty for a moment, it would be asked back a moment later.
 
 use super::{Io, Mail, Shard, State};
 use crate::kit::{Key, Tick};
