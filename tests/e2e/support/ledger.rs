@@ -348,6 +348,13 @@ impl Checker {
     pub fn judge(mut self, histories: &[History], faults: Vec<Struck>, replayed: u64) -> Verdict {
         let mut sessions: HashMap<u32, Vec<Connection>> = HashMap::new();
         let mut names: HashMap<String, u32> = HashMap::new();
+        // Also servers that died before they had a message.
+        let mut first_seen: HashMap<String, u64> = HashMap::new();
+        for connection in self.connections.values() {
+            let seen = first_seen.entry(connection.proxy_session.clone());
+            let at = seen.or_insert(connection.at);
+            *at = connection.at.min(*at);
+        }
         for connection in std::mem::take(&mut self.connections).into_values() {
             let Some(session) = connection.session else {
                 continue;
@@ -363,7 +370,7 @@ impl Checker {
         for history in histories {
             let mut adopted = sessions.remove(&history.session).unwrap_or_default();
             adopted.sort_by_key(|connection| connection.at);
-            self.upwards(history, &adopted);
+            self.upwards(history, &adopted, &first_seen);
             self.downwards(history, &adopted);
         }
         for session in sessions.keys() {
@@ -380,7 +387,12 @@ impl Checker {
     }
 
     /// I1 to I4 for one session, over its connections in adoption order.
-    fn upwards(&mut self, history: &History, adopted: &[Connection]) {
+    fn upwards(
+        &mut self,
+        history: &History,
+        adopted: &[Connection],
+        first_seen: &HashMap<String, u64>,
+    ) {
         let verdict = &mut self.verdict;
         verdict.attempted += history.accepted;
         let mut due = 0;
@@ -395,7 +407,10 @@ impl Checker {
                     "{id} began with {first}, X-Wsteady-Next said {said}"
                 ));
             }
-            if connection.reconnect && index == 0 && first == 0 && adopted.len() == 1 {
+            let is_only = index == 0 && first == 0 && adopted.len() == 1;
+            let met = &connection.proxy_session;
+            let had_another = !met.is_empty() && first_seen[met] < connection.at;
+            if connection.reconnect && is_only && !had_another {
                 verdict.disorder(format!("{id}: reconnect header on a session's only server"));
             }
             if !connection.reconnect && index > 0 {
@@ -656,6 +671,18 @@ mod tests {
         let verdict = judge(&[connection("a", 1, &[0, 2, 1, 3])], client(4), 0);
         // The message that came too late is missed at its place, too.
         assert_eq!(found(&verdict), [1, 0, 1, 0, 0], "{verdict}");
+    }
+
+    #[test]
+    fn a_reconnect_to_the_first_server_is_found() {
+        let only = connection("b", 2, &[0, 1]);
+        let verdict = judge(std::slice::from_ref(&only), client(2), 0);
+        assert_eq!(found(&verdict), [0, 0, 1, 0, 0], "{verdict}");
+        // A server before it died without a message.
+        let mut mute = connection("a", 1, &[0]);
+        mute.truncate(1);
+        let verdict = judge(&[mute, only], client(2), 0);
+        assert_eq!(found(&verdict), [0; 5], "{verdict}");
     }
 
     #[test]
