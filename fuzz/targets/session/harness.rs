@@ -7,7 +7,7 @@ use wsteady::kit::{Budget, Chain, Chunks, Prng, Spot, Tick};
 use wsteady::session::dialect::ws::Ws;
 use wsteady::session::{
     Action, Ctx, Dial, Dialect, Event, Heard, House, Loss, Nobody, Parcel, Phase, Place, Session,
-    Settings, Tally, Verdict,
+    Settings, Tally, Valves, Verdict,
 };
 use wsteady::wire::frame::{Opcode, Sender, control};
 use wsteady::wire::head::{HeadLimits, Request};
@@ -52,6 +52,7 @@ pub struct World {
 struct Core {
     chunks: Chunks,
     rng: Prng,
+    valves: Valves,
     house: House,
     settings: Settings,
     nobodys: Settings,
@@ -99,6 +100,7 @@ impl World {
         let core = Core {
             chunks: Chunks::new(Arc::new(Budget::new(1 << 16)), 64),
             rng: Prng::from_u64(u64::from(seed)),
+            valves: Valves::none(),
             house,
             settings,
             nobodys: Settings::default(),
@@ -461,6 +463,7 @@ impl World {
             now: self.now,
             chunks: &mut core.chunks,
             rng: &mut core.rng,
+            valves: &mut core.valves,
             house: &core.house,
             settings: if joined {
                 &core.settings
