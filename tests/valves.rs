@@ -1,6 +1,5 @@
 //! Verdicts of valves, and valves that do what they must not, in proxies inside this process. A test
-//! binary of its own: a loop that starts keeps what the process has open, and others' tests wait for
-//! the ends of their connections.
+//! binary of its own, since some of its valves panic and sleep on purpose.
 
 #[allow(dead_code)]
 #[path = "e2e/support/mod.rs"]
