@@ -6,7 +6,10 @@ use crate::control::admin::Annex;
 use crate::control::config::Config;
 use crate::control::resolver::{self, Lookup};
 use crate::control::watch::Watch;
-use crate::proxy::{Proxy, StartError};
+use crate::net::Net;
+use crate::proxy::{Proxy, Runner, StartError};
+use crate::session::Dialect;
+use crate::session::dialect::Tongue;
 use crate::session::valve::{Arrival, Fitting, Valve};
 use crate::shard::news::Notice;
 
@@ -17,6 +20,7 @@ pub struct Builder {
     pub(crate) lookup: Lookup,
     pub(crate) fittings: Vec<Fitting>,
     pub(crate) watches: Vec<Watch>,
+    pub(crate) run: fn(&Runner, usize, Net),
 }
 
 impl Builder {
@@ -27,6 +31,7 @@ impl Builder {
             lookup: resolver::system(),
             fittings: Vec::new(),
             watches: Vec::new(),
+            run: Runner::run::<Tongue>,
         }
     }
 
@@ -57,6 +62,15 @@ impl Builder {
     #[must_use]
     pub fn watch(mut self, watch: impl FnMut(&Notice) + Send + 'static) -> Builder {
         self.watches.push(Box::new(watch));
+        self
+    }
+
+    /// Another language for servers: one's own [`Dialect`], as `examples/redis.rs` has one. All
+    /// connections to servers speak it, of every pool; an enum that falls back on
+    /// [`Tongue`] for some of them is what the proxy itself does.
+    #[must_use]
+    pub fn dialect<D: Dialect + 'static>(mut self) -> Builder {
+        self.run = Runner::run::<D>;
         self
     }
 

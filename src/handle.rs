@@ -149,6 +149,24 @@ impl Handle {
         self.running()?.fail_over_session(id)
     }
 
+    /// Sends a text to the client of a bridge that has this ClientId, as a push of the API does: it is
+    /// in the client's queue when this returns.
+    ///
+    /// # Errors
+    /// `Missing` if nobody with this id is connected, `Slow` if its queue is full, `Silent` if a loop
+    /// does not answer within 2 s, `Stopped`.
+    pub fn push_text(&self, id: &str, text: &str) -> Result<(), Refusal> {
+        self.running()?.push(id, text.as_bytes(), false)
+    }
+
+    /// As [`push_text`](Handle::push_text), as a binary message.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn push_binary(&self, id: &str, bytes: &[u8]) -> Result<(), Refusal> {
+        self.running()?.push(id, bytes, true)
+    }
+
     /// Sums over all loops: connections, sessions held, messages.
     ///
     /// # Errors

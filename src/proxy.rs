@@ -22,8 +22,8 @@ use crate::control::watch::Watching;
 use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Quota};
-use crate::net::{Clock, Host, Net, clock, sys};
-use crate::session::dialect::Tongue;
+use crate::net::{Clock, Host, Net, Outside, clock, sys};
+use crate::session::Dialect;
 use crate::session::valve::Fitting;
 use crate::shard::Plan;
 use crate::shard::Shard;
@@ -99,6 +99,7 @@ impl Proxy {
             lookup,
             fittings,
             watches,
+            run,
         } = builder;
         let mut assembly = assemble(&config, &lookup).map_err(StartError::Config)?;
         let names = std::mem::take(&mut assembly.names);
@@ -124,7 +125,10 @@ impl Proxy {
         let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
-        let answers = Arc::new(move |ticket, answer| board.answer(ticket, answer));
+        let outside = Outside {
+            answers: Arc::new(move |ticket, answer| board.answer(ticket, answer)),
+            elsewhere: None,
+        };
         let newsroom = desk.clone();
         let watcher: Watcher = Arc::new(move |news| newsroom.newsroom.tell(news));
         let settings = assembly.settings.clone();
@@ -142,8 +146,8 @@ impl Proxy {
         let budgets = (runner.memory.clone(), runner.connections.clone());
         let busy = runner.busy.clone();
         let (shards, listening) = host
-            .start(&addresses, answers, move |index, net| {
-                runner.run(index, net)
+            .start(&addresses, outside, move |index, net| {
+                run(&runner, index, net)
             })
             .map_err(system)?;
         let token = config
@@ -243,7 +247,7 @@ impl Proxy {
 
 /// What each loop's thread does.
 #[derive(Clone)]
-struct Runner {
+pub(crate) struct Runner {
     assembly: Arc<Assembly>,
     memory: Arc<Budget>,
     memory_step: usize,
@@ -293,7 +297,8 @@ impl Runner {
         })
     }
 
-    fn run(&self, index: usize, mut net: Net) {
+    /// A loop whose servers speak this, until it stops.
+    pub(crate) fn run<D: Dialect>(&self, index: usize, mut net: Net) {
         net.set_socket_buffer(self.socket_buffer);
         let mut seed = self.seed;
         for (byte, own) in seed.iter_mut().zip(index.to_le_bytes()) {
@@ -314,7 +319,7 @@ impl Runner {
             read_vitals: crate::control::vitals::read,
             ..Plan::alone(fleet, settings, seed)
         };
-        let mut shard: Shard<Net, Tongue> = Shard::new(plan, net);
+        let mut shard: Shard<Net, D> = Shard::new(plan, net);
         let Extras {
             watcher,
             notifies,

@@ -235,7 +235,7 @@ fn walk(one: &mut Loop, mail: impl Fn(u32) -> Mail) -> (usize, usize) {
                 assert!(!found, "nobody is found");
                 None
             }
-            Answer::Snapshot(_) => panic!("not asked for"),
+            Answer::Snapshot(_) | Answer::Pushed(_) => panic!("not asked for"),
         };
         answers += 1;
         let Some(next) = next else {

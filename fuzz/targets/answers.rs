@@ -8,7 +8,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use wsteady::session::dialect::http::Http;
-use wsteady::session::{Dialect, Heard};
+use wsteady::session::{Api, Dialect, Heard, Terms};
 
 fuzz_target!(|input: &[u8]| {
     let [flags, seed, bytes @ ..] = input else {
@@ -27,7 +27,14 @@ fuzz_target!(|input: &[u8]| {
 
 /// All that was understood, as text. Seed 0: byte by byte; the largest: in one piece.
 fn hear(bytes: &[u8], streams: bool, head_only: bool, ends: bool, mut seed: u32) -> Vec<String> {
-    let mut http = Http::for_calls(HEAD_MAX, BODY_MAX, streams).expect("it makes calls");
+    let mut http = Http::for_calls(&Terms {
+        head_max: HEAD_MAX,
+        body_max: BODY_MAX,
+        streams,
+        api: &Api::Http,
+        pool: "api",
+    })
+    .expect("it makes calls");
     http.asked(head_only);
     let (mut told, mut kept, mut rest) = (Vec::new(), Vec::new(), bytes);
     let mut body = Vec::new();

@@ -189,6 +189,7 @@ pub(super) fn settings_of(pool: &PoolConfig) -> Settings {
             PoolKind::Bridge => session::Kind::Bridge,
             PoolKind::Http => session::Kind::Http,
         },
+        api: session::Api::Http,
         response: ms(timeouts.response),
         full_status: pool.connections.map_or(503, |shared| shared.full_status),
         replace: session.on_duplicate == OnDuplicate::Replace,

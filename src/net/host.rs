@@ -11,10 +11,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::warn;
 
 use super::clock::Clock;
-use super::poller::Net;
+use super::poller::{Net, Outside};
 use super::waker::Waker;
 use super::{listen, sys};
-use crate::shard::{Answer, Mail};
+use crate::shard::Mail;
 
 /// The mailboxes of all shards, for anybody.
 pub struct Post {
@@ -68,7 +68,7 @@ impl Host {
     pub fn start<F>(
         self,
         addresses: &[SocketAddr],
-        answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+        outside: Outside,
         run: F,
     ) -> io::Result<(Vec<JoinHandle<()>>, Vec<SocketAddr>)>
     where
@@ -83,11 +83,11 @@ impl Host {
         let mut bound = addresses.to_vec();
         for (index, inbox) in self.inboxes.into_iter().enumerate() {
             let (report, result) = bounded(1);
-            let (clock, post, answers) = (self.clock, self.post.clone(), answers.clone());
+            let (clock, post, outside) = (self.clock, self.post.clone(), outside.clone());
             let (wanted, run) = (bound.clone(), run.clone());
             let body = move || {
                 own_table(index);
-                let begun = Net::new(index, clock, inbox, post, answers)
+                let begun = Net::new(index, clock, inbox, post, outside)
                     .and_then(|net| listening(net, &wanted));
                 let (net, bound) = match begun {
                     Ok(begun) => begun,

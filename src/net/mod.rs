@@ -14,4 +14,4 @@ mod waker;
 
 pub use self::clock::Clock;
 pub use self::host::{Host, Post};
-pub use self::poller::Net;
+pub use self::poller::{Elsewhere, Net, Outside};

@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll};
 use super::clock::Clock;
 use super::host::Post;
 use super::socket;
-use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
+use crate::shard::{Accept, Answer, Asker, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token};
 
 /// One shard's kernel.
 pub struct Net {
@@ -23,9 +23,21 @@ pub struct Net {
     clock: Clock,
     inbox: Receiver<Mail>,
     post: Arc<Post>,
-    answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+    outside: Outside,
     socket_buffer: usize,
 }
+
+/// What loops tell the rest of the program; must not block.
+#[derive(Clone)]
+pub struct Outside {
+    /// The answer to the question with this ticket.
+    pub answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+    /// A push for somebody who is not here, if he may be elsewhere.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Passes a push on.
+pub type Elsewhere = Arc<dyn Fn(Box<Push>, Asker) + Send + Sync>;
 
 impl Net {
     /// The kernel of the shard of this number, for the thread that runs it: what is opened here is in
@@ -37,7 +49,7 @@ impl Net {
         clock: Clock,
         inbox: Receiver<Mail>,
         post: Arc<Post>,
-        answers: Arc<dyn Fn(u64, Answer) + Send + Sync>,
+        outside: Outside,
     ) -> io::Result<Net> {
         let poll = Poll::new()?;
         if let Some(waker) = post.waker(index) {
@@ -52,7 +64,7 @@ impl Net {
             clock,
             inbox,
             post,
-            answers,
+            outside,
             socket_buffer: 0,
         })
     }
@@ -109,7 +121,15 @@ impl Io for Net {
     }
 
     fn answer(&mut self, ticket: u64, answer: Answer) {
-        (self.answers)(ticket, answer);
+        (self.outside.answers)(ticket, answer);
+    }
+
+    fn elsewhere(&mut self, push: Box<Push>, from: Asker) -> Option<(Box<Push>, Asker)> {
+        match &self.outside.elsewhere {
+            Some(pass) => pass(push, from),
+            None => return Some((push, from)),
+        }
+        None
     }
 
     fn accept(&mut self, listener: u32) -> Accept<TcpStream> {

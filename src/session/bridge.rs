@@ -1,9 +1,7 @@
 //! The bridge: a session whose messages become calls of an HTTP API (CONTRACT 5). One call at a time:
 //! GET asks whether the client may come in, POST carries a message, DELETE tells that it has left.
 
-use std::io::Write;
-
-use super::dialect::Reply;
+use super::dialect::{Asks, Call, CallTo, Dialect, Reply};
 use super::search::Failed;
 use super::vocab::{Action, Confirm, End, Life, Loss, Push, PushVerb, Pushed, Settings, Verdict};
 use super::{Ctx, Flags, Leg, Phase, Session};
@@ -13,14 +11,6 @@ use crate::wire::compose::HeadWriter;
 use crate::wire::frame::{HEADER_MAX, Opcode, control, encode_header, peek_len};
 use crate::wire::head::{HeadLimits, Request};
 use crate::wire::upgrade::{self, Forward};
-
-/// Where a call goes.
-pub struct CallTo<'a> {
-    /// Path of the server's URL; ends in a slash.
-    pub prefix: &'a str,
-    /// Host and port.
-    pub authority: &'a str,
-}
 
 impl Session {
     /// Whether calls serve it, and no upstream of its own.
@@ -123,90 +113,83 @@ impl Session {
 
     /// Writes the call that is due: what is asked depends on where the session is in its life. False:
     /// there is none.
-    pub fn compose_call(&mut self, to: &CallTo<'_>, chunks: &Chunks, out: &mut Vec<u8>) -> bool {
+    pub fn compose_call<D: Dialect>(
+        &mut self,
+        dialect: &mut D,
+        to: &CallTo<'_>,
+        chunks: &Chunks,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let written = match self.phase {
-            Phase::Admitting => self.compose_get(to, out),
-            Phase::Open | Phase::Held => self.compose_post(to, chunks, out),
-            Phase::Finishing => self.compose_delete(to, out),
+            Phase::Admitting => self.compose_admission(dialect, to, out),
+            Phase::Open | Phase::Held => self.compose_message(dialect, to, chunks, out),
+            Phase::Finishing => self.compose_farewell(dialect, to, out),
             Phase::Serving => self.compose_exchange(to, out),
             Phase::Greeting | Phase::Moving | Phase::Parting | Phase::Over => None,
         };
         written.is_some()
     }
 
-    fn compose_get(&self, to: &CallTo<'_>, out: &mut Vec<u8>) -> Option<()> {
+    fn compose_admission<D: Dialect>(
+        &self,
+        dialect: &mut D,
+        to: &CallTo<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
         let kept = self.kept.as_ref()?;
-        let mut head = HeadWriter::new(out);
-        head.request_line("GET", &[to.prefix, kept.target()].concat())
-            .ok()?;
-        head.header("Host", to.authority).ok()?;
-        if let Some(protocol) = kept.protocol() {
-            head.header("Sec-WebSocket-Protocol", protocol.as_bytes())
-                .ok()?;
-        }
-        out.extend_from_slice(kept.lines());
-        self.end_head(out);
-        Some(())
+        let asks = Asks::Admission {
+            target: kept.target(),
+            protocol: kept.protocol(),
+        };
+        dialect.call(&self.call_about(to, asks), &mut |_| {}, out)
     }
 
-    fn compose_post(&mut self, to: &CallTo<'_>, chunks: &Chunks, out: &mut Vec<u8>) -> Option<()> {
+    fn compose_message<D: Dialect>(
+        &mut self,
+        dialect: &mut D,
+        to: &CallTo<'_>,
+        chunks: &Chunks,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
         let again = u64::from(planted!(RenumberedCall) && self.phase == Phase::Held);
-        let number = self.journal.confirmed() + again;
         let message = self.journal.first(chunks)?;
-        self.begin_head("POST", to, out)?;
-        let kind = match message.opcode {
-            Opcode::Binary => "application/octet-stream",
-            _ => "text/plain; charset=utf-8",
+        let asks = Asks::Message {
+            binary: message.opcode == Opcode::Binary,
+            length: message.payload,
+            number: self.journal.confirmed() + again,
         };
-        let _ = write!(
-            out,
-            "Content-Type: {kind}\r\nContent-Length: {}\r\n",
-            message.payload
-        );
-        let _ = write!(out, "Idempotency-Key: \"{:032x}-{number}\"\r\n", self.id());
-        self.end_head(out);
-        self.journal.read_first(chunks, out);
+        let mut body = |out: &mut Vec<u8>| self.journal.read_first(chunks, out);
+        dialect.call(&self.call_about(to, asks), &mut body, out)?;
         self.journal.replay();
         self.journal.advance(message.bytes, chunks);
         Some(())
     }
 
-    fn compose_delete(&self, to: &CallTo<'_>, out: &mut Vec<u8>) -> Option<()> {
+    fn compose_farewell<D: Dialect>(
+        &self,
+        dialect: &mut D,
+        to: &CallTo<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
         let (code, reason) = self.farewell()?;
-        self.begin_head("DELETE", to, out)?;
-        let _ = write!(
-            out,
-            "X-Wsteady-Close: {code}\r\nContent-Length: {}\r\n",
-            reason.len()
-        );
-        if !reason.is_empty() {
-            out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
-        }
-        self.end_head(out);
-        out.extend_from_slice(reason.as_bytes());
-        Some(())
+        let length = reason.len();
+        let mut body = |out: &mut Vec<u8>| out.extend_from_slice(reason.as_bytes());
+        let asks = Asks::Farewell {
+            code: *code,
+            length,
+        };
+        dialect.call(&self.call_about(to, asks), &mut body, out)
     }
 
-    fn begin_head(&self, method: &str, to: &CallTo<'_>, out: &mut Vec<u8>) -> Option<()> {
-        let mut head = HeadWriter::new(out);
-        head.request_line(method, &[to.prefix, self.client_id()].concat())
-            .ok()?;
-        head.header("Host", to.authority).ok()?;
-        let lines = self.kept.as_ref().map_or(&[][..], |kept| kept.lines());
-        if lines.is_empty() {
-            let _ = write!(
-                out,
-                "X-Forwarded-For: {}\r\n",
-                self.peer.address().ip().to_canonical()
-            );
-        } else {
-            out.extend_from_slice(lines);
+    fn call_about<'a>(&'a self, to: &'a CallTo<'a>, asks: Asks<'a>) -> Call<'a> {
+        Call {
+            to,
+            client_id: self.client_id(),
+            session: self.id(),
+            peer: self.peer.address().ip(),
+            lines: self.kept.as_ref().map_or(&[], |kept| kept.lines()),
+            asks,
         }
-        Some(())
-    }
-
-    fn end_head(&self, out: &mut Vec<u8>) {
-        let _ = write!(out, "X-Wsteady-Session: {:032x}\r\n\r\n", self.id());
     }
 
     /// The first bytes of a call are on their way: dialled, or over a connection that stood.

@@ -3,8 +3,7 @@
 
 use std::io::Write;
 
-use super::bridge::CallTo;
-use super::dialect::Head;
+use super::dialect::{CallTo, Head};
 use super::search::Failed;
 use super::vocab::{Action, Life, Loss, Nobody, Verdict};
 use super::{Ctx, Flags, Kept, Number, Phase, Session};

@@ -29,8 +29,8 @@ use std::ops::Range;
 use bitflags::bitflags;
 
 pub use self::attempt::Attempt;
-pub use self::bridge::{CallTo, probe_request};
-pub use self::dialect::{Dial, Dialect, Heard, Kept};
+pub use self::bridge::probe_request;
+pub use self::dialect::{Asks, Call, CallTo, Dial, Dialect, Heard, Kept, Terms};
 pub use self::journal::Journal;
 pub use self::phase::Phase;
 use self::pulse::Pulse;

@@ -15,6 +15,7 @@ use crate::wire::head::{HeadError, HeadLimits, Headers, Request};
 pub(super) struct Visit {
     id: Box<str>,
     verb: PushVerb,
+    is_hop: bool,
     body: Body,
     keep: bool,
     /// All of it was read, and handed on.
@@ -79,6 +80,7 @@ impl Session {
         Ok(Visit {
             id: id.into(),
             verb,
+            is_hop: headers.get(HOP).is_some(),
             body,
             keep: request.keeps_alive() && self.may_ask_again(),
             asked: false,
@@ -192,7 +194,7 @@ impl Session {
         let mut body = vec![0; self.draft.len()];
         ctx.chunks.peek(&self.draft, Spot::FRONT, &mut body);
         ctx.chunks.clear(&mut self.draft);
-        let (id, verb) = (visit.id.clone(), visit.verb);
+        let (id, verb, is_hop) = (visit.id.clone(), visit.verb, visit.is_hop);
         let text = !matches!(verb, PushVerb::Message { binary: true } | PushVerb::Look);
         if text && std::str::from_utf8(&body).is_err() {
             return self.answer_visit(
@@ -210,8 +212,13 @@ impl Session {
                 ctx,
             );
         }
-        let push = Push { verb, body };
-        ctx.actions.push(Action::Ask(id, Box::new(push)));
+        let push = Push {
+            id,
+            verb,
+            is_hop,
+            body,
+        };
+        ctx.actions.push(Action::Ask(Box::new(push)));
     }
 
     /// What became of the push.
@@ -224,6 +231,10 @@ impl Session {
             Pushed::Done => self.answer_visit(200, text, "ok", ctx),
             Pushed::Unknown => self.answer_visit(404, text, "not connected\n", ctx),
             Pushed::Slow => self.answer_visit(503, text, "the client is too slow\n", ctx),
+            Pushed::Elsewhere { status, json, body } => {
+                let kind = if json { "application/json" } else { text };
+                self.answer_visit(status, kind, &body, ctx);
+            }
             Pushed::Seen {
                 session,
                 address,
@@ -334,6 +345,9 @@ fn same_bytes(one: &[u8], other: &[u8]) -> bool {
     let differ = one.iter().zip(other).fold(0, |sum, (a, b)| sum | (a ^ b));
     one.len() == other.len() && differ == 0
 }
+
+/// Marks a push that another node passes on: it goes no further.
+pub const HOP: &str = "x-wsteady-hop";
 
 const METHODS: HeadError = HeadError::new(405, "only GET, POST and DELETE");
 

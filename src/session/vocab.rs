@@ -107,7 +107,7 @@ pub enum Action {
     /// What the session has collected of a request's body goes to the server.
     Upload,
     /// Find the client of this id and push to it; answer with `Pushed`.
-    Ask(Box<str>, Box<Push>),
+    Ask(Box<Push>),
     /// What the present server deserves: its breaker wants to know.
     Report(Verdict),
     /// For the log and the counters.
@@ -132,7 +132,11 @@ pub struct Asking {
 /// Something from the API for one client.
 #[derive(Clone, Debug)]
 pub struct Push {
+    /// The ClientId.
+    pub id: Box<str>,
     pub verb: PushVerb,
+    /// Another node asks: it is for a client of this one, or for nobody.
+    pub is_hop: bool,
     /// The message, or the reason of the Close.
     pub body: Vec<u8>,
 }
@@ -159,6 +163,14 @@ pub enum Pushed {
     Unknown,
     /// The client's queue is full.
     Slow,
+    /// What another node has answered, or why none could be asked.
+    Elsewhere {
+        /// 200 to 599.
+        status: u16,
+        /// `application/json`, or else text.
+        json: bool,
+        body: Box<str>,
+    },
     Seen {
         session: u128,
         address: std::net::SocketAddr,
@@ -432,11 +444,20 @@ pub enum Kind {
     Http,
 }
 
+/// What the servers of a pool speak, where calls are made.
+#[derive(Clone, Debug, Default)]
+pub enum Api {
+    #[default]
+    Http,
+}
+
 /// How sessions of one pool behave. Times in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What the servers are.
     pub kind: Kind,
+    /// What its servers speak, where calls are made.
+    pub api: Api,
     /// For the complete answer to a call, once its connection stands.
     pub response: u32,
     /// What a request gets for which there is no connection and no place in the queue: 503, or 429.
@@ -486,6 +507,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             kind: Kind::WebSocket,
+            api: Api::Http,
             response: 60_000,
             full_status: 503,
             replace: false,

@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 
 use super::chores::QUEUE_PAUSE;
 use super::directory::Seat;
-use super::{Bits, Client, Dialled, Io, Kind, Mail, Shard, State, Token, Upstream};
+use super::{
+    Answer, Asker, Bits, Client, Dialled, Io, Kind, Mail, Push, Pushed, Shard, State, Token,
+    Upstream,
+};
 use crate::fleet::balance::{NoChoice, Wish, fingerprint};
 use crate::fleet::{Balance, Pool, Spread};
 use crate::kit::{Chain, Key, Tick};
-use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Push, Pushed, Session};
+use crate::session::{CallTo, Dialect, Event, Loss, Nobody, Session, Terms};
 
 /// Connections that carry no call now, by server.
 #[derive(Default)]
@@ -289,8 +292,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return self.call(key, Event::UpstreamLost(Loss::Exhausted));
             }
         };
-        let streams = self.fleet.pools[usize::from(pool)].kind == crate::fleet::Kind::Http;
-        let Some(dialect) = D::for_calls(head_max, body_max, streams) else {
+        let served = &self.fleet.pools[usize::from(pool)];
+        let terms = Terms {
+            head_max,
+            body_max,
+            streams: served.kind == crate::fleet::Kind::Http,
+            api: &self.core.settings[usize::from(pool)].api,
+            pool: &served.name,
+        };
+        let Some(dialect) = D::for_calls(&terms) else {
             self.fleet.servers[usize::from(server)]
                 .shared
                 .disconnected();
@@ -329,7 +339,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         };
         core.first_bytes.clear();
         let bytes = &mut core.first_bytes;
-        let said = client.session.compose_call(&to, &core.chunks, bytes);
+        let said = client
+            .session
+            .compose_call(&mut slot.dialect, &to, &core.chunks, bytes);
         let need = bytes.len() + client.session.stashed();
         if said && slot.bits.contains(Bits::DONE) && core.chunks.room(need) {
             client.session.compose_upload(&mut core.chunks, bytes);
@@ -588,27 +600,30 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
     }
 
-    pub(super) fn ask(&mut self, key: Key, id: &str, push: Box<Push>) {
-        let (id, home) = self.home_of(id);
-        let from = self.seat(key);
-        self.post(home, Mail::Push { id, push, from });
+    pub(super) fn ask(&mut self, key: Key, push: Box<Push>) {
+        self.pass_push(push, Asker::Seat(self.seat(key)));
     }
 
-    /// At home: the push goes on to the client's shard.
-    pub(super) fn pass_push(&mut self, id: u64, push: Box<Push>, from: Seat) {
-        match self.directory.find(id) {
-            Some(Seat { shard, key }) => {
-                self.post(usize::from(shard), Mail::Deliver { key, push, from });
-            }
-            None => {
-                let (key, pushed) = (from.key, Pushed::Unknown);
-                self.post(usize::from(from.shard), Mail::Pushed { key, pushed });
-            }
+    /// To the id's home; there the push goes on to the client's shard, or to wherever else he may be.
+    pub(super) fn pass_push(&mut self, push: Box<Push>, from: Asker) {
+        let (id, home) = self.home_of(&push.id);
+        if home != self.index {
+            return self.post(home, Mail::Push { push, from });
+        }
+        if let Some(Seat { shard, key }) = self.directory.find(id) {
+            return self.post(usize::from(shard), Mail::Deliver { key, push, from });
+        }
+        let unasked = match push.is_hop {
+            true => Some((push, from)),
+            false => self.io.elsewhere(push, from),
+        };
+        if unasked.is_some() {
+            self.answer_push(from, Pushed::Unknown);
         }
     }
 
     /// At the client's.
-    pub(super) fn deliver(&mut self, key: Key, push: &Push, from: Seat) {
+    pub(super) fn deliver(&mut self, key: Key, push: &Push, from: Asker) {
         let pushed = match self.clients.get_mut(key) {
             Some(client) => self.core.with(&mut client.session, &[], |session, ctx| {
                 session.on_push(push, ctx)
@@ -616,8 +631,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             None => Pushed::Unknown,
         };
         self.perform(key);
-        let key = from.key;
-        self.post(usize::from(from.shard), Mail::Pushed { key, pushed });
+        self.answer_push(from, pushed);
+    }
+
+    fn answer_push(&mut self, asker: Asker, pushed: Pushed) {
+        match asker {
+            Asker::Seat(Seat { shard, key }) => {
+                self.post(usize::from(shard), Mail::Pushed { key, pushed });
+            }
+            Asker::Ticket(ticket) => self.io.answer(ticket, Answer::Pushed(pushed)),
+        }
     }
 
     /// A reserved id whose session has ended meanwhile goes back.

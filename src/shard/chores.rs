@@ -150,7 +150,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Reserved { id, key } => self.reserved(id, key),
             Mail::Taken { key } => self.tell(key, Event::Taken),
             Mail::Evict { key } => self.tell(key, Event::Evicted),
-            Mail::Push { id, push, from } => self.pass_push(id, push, from),
+            Mail::Push { push, from } => self.pass_push(push, from),
             Mail::Deliver { key, push, from } => self.deliver(key, &push, from),
             Mail::Pushed { key, pushed } => self.tell(key, Event::Pushed(pushed)),
             Mail::Permit {

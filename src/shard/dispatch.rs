@@ -43,7 +43,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Action::Reserve => self.reserve(key),
             Action::Leaving => self.leaving(key),
             Action::Free => self.free_id(key),
-            Action::Ask(id, push) => self.ask(key, &id, push),
+            Action::Ask(push) => self.ask(key, push),
             Action::FlushClient => self.mark_client(key),
             Action::FlushUpstream => {
                 if let Some(client) = self.clients.get(key) {

@@ -3,9 +3,10 @@
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
-use super::mail::{Answer, Mail};
+use super::mail::{Answer, Asker, Mail};
 use super::token::Token;
 use crate::kit::Tick;
+use crate::session::Push;
 
 /// The kernel as a type parameter: sockets of any kind, as long as they are streams of bytes.
 ///
@@ -39,6 +40,12 @@ pub trait Io {
 
     /// Answers a question of the outside: mail with a ticket.
     fn answer(&mut self, ticket: u64, answer: Answer);
+
+    /// Passes on a push for somebody who is not here; whoever asks is told by mail, or by an answer.
+    /// `Some`: there is nowhere else to ask.
+    fn elsewhere(&mut self, push: Box<Push>, from: Asker) -> Option<(Box<Push>, Asker)> {
+        Some((push, from))
+    }
 
     /// Takes one waiting connection of a listener. After `None` the listener is ready again when the
     /// next one waits, under [`Token::listener`].

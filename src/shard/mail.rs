@@ -7,7 +7,8 @@ use super::rules::Rules;
 use super::stats::{SessionRow, Snapshot};
 use crate::fleet::{Server, ServerState};
 use crate::kit::{Key, Tick};
-use crate::session::{Push, Pushed, Verdict};
+use crate::session::Verdict;
+pub use crate::session::{Push, PushVerb, Pushed};
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
@@ -47,16 +48,15 @@ pub enum Mail {
     Evict {
         key: Key,
     },
-    /// A push: to the id's home, on to the client's shard, and what became of it.
+    /// A push: from any shard to the id's home, on to the client's shard, and what became of it.
     Push {
-        id: u64,
         push: Box<Push>,
-        from: Seat,
+        from: Asker,
     },
     Deliver {
         key: Key,
         push: Box<Push>,
-        from: Seat,
+        from: Asker,
     },
     Pushed {
         key: Key,
@@ -136,6 +136,15 @@ pub enum Mail {
     Stop,
 }
 
+/// Who pushes, and is told what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A connection of the API: by `Mail::Pushed`.
+    Seat(Seat),
+    /// The outside: by `Answer::Pushed`, with this ticket.
+    Ticket(u64),
+}
+
 /// Which sessions are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -159,6 +168,8 @@ pub enum Answer {
     /// It is not among the slots that were looked at, but may be from this one on.
     Further(u32),
     Snapshot(Box<Snapshot>),
+    /// What became of a push.
+    Pushed(Pushed),
     /// A page, and the slot to go on from if there may be more.
     Sessions {
         rows: Vec<SessionRow>,

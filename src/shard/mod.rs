@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 pub use self::io::{Accept, Dialled, Got, Io, Now, Put, Ready};
-pub use self::mail::{Answer, Filter, Mail};
+pub use self::mail::{Answer, Asker, Filter, Mail, Push, PushVerb, Pushed};
 pub use self::pair::{Bits, Client, Upstream};
 pub use self::rules::Rules;
 pub use self::stats::{SessionRow, Snapshot, Stats};

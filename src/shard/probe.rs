@@ -11,7 +11,7 @@ use super::{
 };
 use crate::fleet::health::{Expect, Trend, Vitals};
 use crate::kit::{Chain, Key, Spot, Tick};
-use crate::session::{Dial, Dialect, Heard, Kept, probe_request};
+use crate::session::{Api, Dial, Dialect, Heard, Kept, Terms, probe_request};
 
 /// Who rides on a probe's upstream: nobody's client.
 pub(super) const PROBE: Key = Key {
@@ -99,7 +99,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             Expect::Status | Expect::JsonStatus | Expect::Tcp => {
                 probe_request(&health.path, &place.authority, &mut core.first_bytes);
-                D::for_calls(core.house.header_max, BODY_MAX, false)
+                D::for_calls(&Terms {
+                    head_max: core.house.header_max,
+                    body_max: BODY_MAX,
+                    streams: false,
+                    api: &Api::Http,
+                    pool: &pool.name,
+                })
             }
         };
         let Some(dialect) = dialect.filter(|_| core.chunks.room(core.first_bytes.len())) else {

@@ -1,8 +1,12 @@
 //! Reading: from a socket into the scratch buffer, from there to whoever understands it.
 
+use std::io::IoSlice;
+
 use super::chores::QUEUE_PAUSE;
 use super::probe::PROBE;
-use super::{BROKEN, Bits, CLIENT_ROOM, Got, Io, Kind, READ_MAX, Ready, STASH_ROOM, Shard, State};
+use super::{
+    BROKEN, Bits, CLIENT_ROOM, Got, Io, Kind, Put, READ_MAX, Ready, STASH_ROOM, Shard, State,
+};
 use crate::kit::{Key, Spot};
 use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
 
@@ -38,8 +42,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return self.probe_ready(key, ready);
         }
         if rider.is_none() {
-            // Nobody has asked: an end, or bytes that would be taken for the next answer.
-            if ready.readable || ready.ended {
+            if ready.ended || (ready.readable && !self.hear_at_rest(key)) {
                 self.drop_upstream(key);
             }
             return;
@@ -381,6 +384,30 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
         }
         self.again_upstream(key);
+    }
+
+    /// Nobody has asked: what has come would be taken for the next answer, unless the dialect knows
+    /// of such things. False: the connection is of no use any more.
+    fn hear_at_rest(&mut self, key: Key) -> bool {
+        let Some(upstream) = self.upstreams.get_mut(key) else {
+            return true;
+        };
+        let into = &mut self.scratch[STASH_ROOM..];
+        let new = match self.io.read(&mut upstream.socket, into) {
+            Got::Bytes(new) => new,
+            Got::Wait => return true,
+            Got::End | Got::Broken => return false,
+        };
+        let reply = &mut self.core.first_bytes;
+        reply.clear();
+        // As much as was asked for: there may be more, of which we would not be told.
+        if new == into.len() || !upstream.dialect.rest(&into[..new], reply) {
+            return false;
+        }
+        // A few bytes into an empty socket: they fit.
+        reply.is_empty()
+            || self.io.write(&mut upstream.socket, &[IoSlice::new(reply)])
+                == Put::Bytes(reply.len())
     }
 
     /// Lets the dialect make sense of what was read, and the session of that.

@@ -8,7 +8,7 @@ use super::{Desk, ListedServer, ListedSession, sessions};
 use crate::control::config::WEIGHT_MAX;
 use crate::control::recruiter::{Recruit, Recruited};
 use crate::fleet::{Fleet, ServerState};
-use crate::shard::mail::Mail;
+use crate::shard::{Answer, Asker, Mail, Push, PushVerb, Pushed};
 
 /// Why something was not done; then nothing has changed. As text, it says what is wrong and what
 /// would be right.
@@ -22,6 +22,8 @@ pub enum Refusal {
     Conflict(String),
     /// The name in the URL has no address now.
     Unresolved(String),
+    /// The client takes no more now: what it has not read fills its queue.
+    Slow,
     /// A loop has not answered within 2 s. Numbers without its share would be wrong, so there are
     /// none; later there may be.
     Silent,
@@ -124,6 +126,28 @@ impl Desk {
         Ok(server)
     }
 
+    /// Sends a message to the client of a bridge that has this ClientId, wherever it is.
+    ///
+    /// # Errors
+    /// `Missing`, `Slow`; `Silent` if a loop, or the node that may have the client, does not answer;
+    /// `Wrong` if another node refuses it.
+    pub fn push(&self, id: &str, body: &[u8], binary: bool) -> Result<(), Refusal> {
+        let push = || Push {
+            id: id.into(),
+            verb: PushVerb::Message { binary },
+            is_hop: false,
+            body: body.to_vec(),
+        };
+        let answer = self.board.ask(0, |ticket| Mail::Push {
+            push: Box::new(push()),
+            from: Asker::Ticket(ticket),
+        });
+        match answer {
+            Some(Answer::Pushed(pushed)) => outcome(id, pushed),
+            _ => Err(Refusal::Silent),
+        }
+    }
+
     /// The session of that id.
     ///
     /// # Errors
@@ -155,6 +179,20 @@ impl Desk {
             id,
             from,
         })
+    }
+}
+
+/// What a push has come to.
+fn outcome(id: &str, pushed: Pushed) -> Result<(), Refusal> {
+    match pushed {
+        Pushed::Done | Pushed::Seen { .. } => Ok(()),
+        Pushed::Elsewhere { status, .. } if (200..300).contains(&status) => Ok(()),
+        Pushed::Unknown | Pushed::Elsewhere { status: 404, .. } => {
+            Err(Refusal::Missing(format!("{id:?} is not connected")))
+        }
+        Pushed::Slow => Err(Refusal::Slow),
+        Pushed::Elsewhere { status: 503, .. } => Err(Refusal::Silent),
+        Pushed::Elsewhere { body, .. } => Err(Refusal::Wrong(body.trim_end().to_string())),
     }
 }
 
@@ -198,6 +236,7 @@ impl fmt::Display for Refusal {
             | Refusal::Missing(why)
             | Refusal::Conflict(why)
             | Refusal::Unresolved(why) => why,
+            Refusal::Slow => "the client is too slow",
             Refusal::Silent => "a loop does not answer",
             Refusal::Stopped => "the proxy has stopped; start another",
         })
@@ -213,7 +252,7 @@ impl From<Refusal> for Response {
             Refusal::Missing(_) => 404,
             Refusal::Conflict(_) => 409,
             Refusal::Unresolved(_) => 422,
-            Refusal::Silent | Refusal::Stopped => 503,
+            Refusal::Slow | Refusal::Silent | Refusal::Stopped => 503,
         };
         Response::error(status, refusal.to_string())
     }

@@ -179,7 +179,7 @@ impl Desk {
             .into_iter()
             .filter_map(|answer| match answer {
                 Answer::Snapshot(snapshot) => Some(*snapshot),
-                Answer::Done(_) | Answer::Further(_) | Answer::Sessions { .. } => None,
+                _ => None,
             })
             .collect();
         snapshots.sort_by_key(|snapshot| snapshot.shard);

@@ -97,7 +97,7 @@ pub(super) fn tell(
                 Some(Answer::Done(true)) => return Ok(()),
                 Some(Answer::Further(next)) => Some(next),
                 Some(Answer::Done(false)) => None,
-                Some(Answer::Snapshot(_) | Answer::Sessions { .. }) | None => {
+                Some(_) | None => {
                     silent = true;
                     None
                 }
@@ -209,9 +209,7 @@ fn ask(desk: &Desk, shard: usize, filter: &Filter) -> Result<Page, Refusal> {
         .ask(shard, |ticket| Mail::List { ticket, filter })
     {
         Some(Answer::Sessions { rows, next }) => Ok((rows, next)),
-        Some(Answer::Done(_) | Answer::Further(_) | Answer::Snapshot(_)) | None => {
-            Err(Refusal::Silent)
-        }
+        Some(_) | None => Err(Refusal::Silent),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The HTTP dialect: a server is asked something and answers once; then it may be asked again.
 
-use super::{Dial, Dialect, Head, Heard, Reply};
+use std::io::Write;
+
+use super::{Asks, Call, Dial, Dialect, Head, Heard, Reply, Terms};
 use crate::kit::Prng;
 use crate::session::vocab::Loss;
 use crate::wire::body::{Body, BodyStep};
@@ -88,7 +90,7 @@ impl Http {
         let headers = &response.headers;
         let is_binary = |value: &str| {
             let kind = value.split(';').next().unwrap_or_default().trim();
-            kind.eq_ignore_ascii_case("application/octet-stream")
+            kind.eq_ignore_ascii_case(BINARY)
         };
         let reply = Reply {
             status: response.status,
@@ -212,11 +214,66 @@ impl Dialect for Http {
         Http::new(dial.head_max, u64::MAX)
     }
 
-    fn for_calls(head_max: usize, body_max: u64, streams: bool) -> Option<Http> {
+    fn for_calls(terms: &Terms<'_>) -> Option<Http> {
         Some(Http {
-            streams,
-            ..Http::new(head_max, body_max)
+            streams: terms.streams,
+            ..Http::new(terms.head_max, terms.body_max)
         })
+    }
+
+    fn call(
+        &mut self,
+        call: &Call<'_>,
+        body: &mut dyn FnMut(&mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let (method, target) = match call.asks {
+            Asks::Admission { target, .. } => ("GET", target),
+            Asks::Message { .. } => ("POST", call.client_id),
+            Asks::Farewell { .. } => ("DELETE", call.client_id),
+        };
+        let mut head = HeadWriter::new(out);
+        head.request_line(method, &[call.to.prefix, target].concat())
+            .ok()?;
+        head.header("Host", call.to.authority).ok()?;
+        if let Asks::Admission { protocol, .. } = call.asks {
+            if let Some(protocol) = protocol {
+                head.header("Sec-WebSocket-Protocol", protocol.as_bytes())
+                    .ok()?;
+            }
+        } else if call.lines.is_empty() {
+            let peer = call.peer.to_canonical();
+            let _ = write!(out, "X-Forwarded-For: {peer}\r\n");
+        }
+        out.extend_from_slice(call.lines);
+        let session = call.session;
+        match call.asks {
+            Asks::Admission { .. } => {}
+            Asks::Message {
+                binary,
+                length,
+                number,
+            } => {
+                let kind = if binary { BINARY } else { TEXT };
+                let _ = write!(
+                    out,
+                    "Content-Type: {kind}\r\nContent-Length: {length}\r\n\
+                     Idempotency-Key: \"{session:032x}-{number}\"\r\n"
+                );
+            }
+            Asks::Farewell { code, length } => {
+                let _ = write!(
+                    out,
+                    "X-Wsteady-Close: {code}\r\nContent-Length: {length}\r\n"
+                );
+                if length > 0 {
+                    let _ = write!(out, "Content-Type: {TEXT}\r\n");
+                }
+            }
+        }
+        let _ = write!(out, "X-Wsteady-Session: {session:032x}\r\n\r\n");
+        body(out);
+        Some(())
     }
 
     fn asked(&mut self, head_only: bool) {
@@ -255,6 +312,9 @@ impl Dialect for Http {
 
 /// Interim responses before an answer (THREATS V16).
 const INTERIM_MAX: u8 = 8;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const BINARY: &str = "application/octet-stream";
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,9 @@ pub mod ws;
 
 pub use self::tongue::Tongue;
 
-use super::vocab::Loss;
+use std::net::IpAddr;
+
+use super::vocab::{Api, Loss};
 use crate::kit::Prng;
 use crate::wire::deflate::Deflate;
 use crate::wire::frame::ControlBytes;
@@ -17,10 +19,25 @@ pub trait Dialect: Sized {
     /// Begins a conversation; what has to be said first goes into `first_bytes`.
     fn open(dial: Dial<'_>, rng: &mut Prng, first_bytes: &mut Vec<u8>) -> Self;
 
-    /// A connection over which calls are made; `None` if this dialect makes none. Bounds in bytes of
-    /// an answer's head and body; `streams`: answers are passed on as they come.
-    fn for_calls(_head_max: usize, _body_max: u64, _streams: bool) -> Option<Self> {
+    /// A connection over which calls are made; `None` if this dialect makes none.
+    fn for_calls(_terms: &Terms<'_>) -> Option<Self> {
         None
+    }
+
+    /// Writes a call, with what `body` appends where its body stands. `None`: it has no words for it.
+    fn call(
+        &mut self,
+        _call: &Call<'_>,
+        _body: &mut dyn FnMut(&mut Vec<u8>),
+        _out: &mut Vec<u8>,
+    ) -> Option<()> {
+        None
+    }
+
+    /// Hears what comes while no call is under way; what is to be said to it goes into `out`. False:
+    /// no call may be made over this connection any more.
+    fn rest(&mut self, _input: &[u8], _out: &mut Vec<u8>) -> bool {
+        false
     }
 
     /// A request is being written; `head_only`: its answer has no body.
@@ -65,6 +82,68 @@ pub struct Dial<'a> {
     pub pass: &'a [String],
     /// Bytes that a response head may have.
     pub head_max: usize,
+}
+
+/// What holds for all calls over a connection.
+pub struct Terms<'a> {
+    /// Bytes that an answer's head may have, and its body.
+    pub head_max: usize,
+    pub body_max: u64,
+    /// Answers are passed on as they come, and not collected.
+    pub streams: bool,
+    /// What the servers of this pool speak.
+    pub api: &'a Api,
+    /// The name of the pool.
+    pub pool: &'a str,
+}
+
+/// A call about a client.
+pub struct Call<'a> {
+    pub to: &'a CallTo<'a>,
+    /// The ClientId, of the grammar in CONTRACT 5.
+    pub client_id: &'a str,
+    /// The session's id.
+    pub session: u128,
+    /// Where the client is.
+    pub peer: IpAddr,
+    /// Kept header lines, ready for HTTP; if there are none, the peer says where the client is.
+    pub lines: &'a [u8],
+    pub asks: Asks<'a>,
+}
+
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks<'a> {
+    /// Whether the client may come in: yes is 200 and `ok`.
+    Admission {
+        /// Its ClientId, and the query if there is one.
+        target: &'a str,
+        /// The subprotocols that it offers.
+        protocol: Option<&'a str>,
+    },
+    /// To take a message, which is the body: yes is any 2xx.
+    Message {
+        binary: bool,
+        /// Bytes of the body.
+        length: usize,
+        /// Counts the session's messages from 0; the same whenever it is said again.
+        number: u64,
+    },
+    /// To know that the client has left, the body being the reason: yes is 2xx and `ok`.
+    Farewell {
+        /// Of its Close; 1005 without one, 1006 if it was lost.
+        code: u16,
+        /// Bytes of the body.
+        length: usize,
+    },
+}
+
+/// Where a call goes.
+pub struct CallTo<'a> {
+    /// Path of the server's URL; ends in a slash.
+    pub prefix: &'a str,
+    /// Host and port.
+    pub authority: &'a str,
 }
 
 /// What is kept of a client's request, so that the next server can be asked the same. In one piece,

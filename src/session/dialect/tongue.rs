@@ -2,7 +2,7 @@
 
 use super::http::Http;
 use super::ws::Ws;
-use super::{Dial, Dialect, Heard};
+use super::{Call, Dial, Dialect, Heard, Terms};
 use crate::kit::Prng;
 use crate::wire::frame::ControlBytes;
 
@@ -17,8 +17,27 @@ impl Dialect for Tongue {
         Tongue::Ws(Ws::open(dial, rng, first_bytes))
     }
 
-    fn for_calls(head_max: usize, body_max: u64, streams: bool) -> Option<Tongue> {
-        Http::for_calls(head_max, body_max, streams).map(Tongue::Http)
+    fn for_calls(terms: &Terms<'_>) -> Option<Tongue> {
+        Http::for_calls(terms).map(Tongue::Http)
+    }
+
+    fn call(
+        &mut self,
+        call: &Call<'_>,
+        body: &mut dyn FnMut(&mut Vec<u8>),
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        match self {
+            Tongue::Ws(ws) => ws.call(call, body, out),
+            Tongue::Http(http) => http.call(call, body, out),
+        }
+    }
+
+    fn rest(&mut self, input: &[u8], out: &mut Vec<u8>) -> bool {
+        match self {
+            Tongue::Ws(ws) => ws.rest(input, out),
+            Tongue::Http(http) => http.rest(input, out),
+        }
     }
 
     fn asked(&mut self, head_only: bool) {
