@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::control::admin::{Change, Desk, ListedServer, ListedSession, Refusal, Sessions, Totals};
 use crate::control::recruiter::Recruit;
 use crate::fleet::ServerState;
-use crate::shard::Mail;
+use crate::shard::{Mail, Reached};
 
 /// Shows and changes a running [`Proxy`](crate::Proxy) from any thread.
 ///
@@ -165,6 +165,25 @@ impl Handle {
     /// As there.
     pub fn push_binary(&self, id: &str, bytes: &[u8]) -> Result<(), Refusal> {
         self.running()?.push(id, bytes, true)
+    }
+
+    /// Sends a text to every client of a bridge whose ClientId begins with `prefix`, to all with an
+    /// empty one, and says how many have it in their queues. Clients that come or go meanwhile may get
+    /// it or not; none gets it twice.
+    ///
+    /// # Errors
+    /// `Silent` if it takes more than 2 s: then it goes on, and nobody knows how many it reaches.
+    /// `Stopped`.
+    pub fn broadcast_text(&self, prefix: &str, text: &str) -> Result<Reached, Refusal> {
+        self.running()?.broadcast(prefix, text.as_bytes(), false)
+    }
+
+    /// As [`broadcast_text`](Handle::broadcast_text), as a binary message.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn broadcast_binary(&self, prefix: &str, bytes: &[u8]) -> Result<Reached, Refusal> {
+        self.running()?.broadcast(prefix, bytes, true)
     }
 
     /// Sums over all loops: connections, sessions held, messages.

@@ -53,5 +53,6 @@ pub use control::recruiter::Recruit;
 pub use fleet::ServerState;
 pub use handle::Handle;
 pub use proxy::{Proxy, StartError};
+pub use session::Reached;
 pub use session::valve::{Arrival, Direction, Message, Valve, Verdict, Wants};
 pub use shard::news::{Happened, Notice};

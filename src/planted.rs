@@ -76,6 +76,8 @@ pub enum Bug {
     TrendForgets,
     /// When the 32-bit clock wraps, the connect rate waits for 49 days.
     RateWraps,
+    /// A walk goes on with the last client that it told.
+    CastRepeats,
     /// A POST that is made again gets another number.
     RenumberedCall,
     /// A connection is used again although its last answer was not its last bytes.
@@ -164,6 +166,7 @@ impl Bug {
         Bug::WantBlamed,
         Bug::TrendForgets,
         Bug::RateWraps,
+        Bug::CastRepeats,
         Bug::RenumberedCall,
         Bug::DirtyReused,
         Bug::SpoiledTaken,
@@ -195,6 +198,7 @@ impl Bug {
         matches!(
             self,
             Bug::RenumberedCall
+                | Bug::CastRepeats
                 | Bug::DirtyReused
                 | Bug::SpoiledTaken
                 | Bug::FreedEarly

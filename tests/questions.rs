@@ -177,6 +177,7 @@ fn plan() -> Plan {
         capacity: 1_024,
         line_max: 64,
         ended_max: 32,
+        walk_max: 256,
         rng: Prng::from_u64(1),
     }
 }

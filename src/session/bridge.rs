@@ -617,7 +617,7 @@ impl Session {
             return Pushed::Unknown;
         }
         match &push.verb {
-            PushVerb::Message { binary } => {
+            PushVerb::Message { binary } | PushVerb::Broadcast { binary } => {
                 let waiting = self.out.len() + self.draft.len();
                 let room = waiting + push.body.len() <= ctx.settings.buffer.max(push.body.len());
                 if (waiting == 0 || room) && self.say_down(*binary, &push.body, ctx) {
@@ -668,8 +668,13 @@ fn bridge_target(target: &str) -> Option<&str> {
 /// `<ClientId>`: 1 to 128 bytes of a grammar that means nothing to any URL parser; taken as it
 /// stands, never decoded (THREATS V18).
 pub(super) fn is_client_id(id: &str) -> bool {
+    is_prefix(id) && !matches!(id, "" | "." | "..")
+}
+
+/// What a ClientId may begin with.
+pub(super) fn is_prefix(text: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@=+*".contains(&byte);
-    (1..=128).contains(&id.len()) && id.bytes().all(legal) && id != "." && id != ".."
+    text.len() <= 128 && text.bytes().all(legal)
 }
 
 #[cfg(test)]

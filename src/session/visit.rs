@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::bridge::is_client_id;
+use super::bridge::{is_client_id, is_prefix};
 use super::vocab::{Action, Push, PushVerb, Pushed};
 use super::{Ctx, Flags, Phase, Session};
 use crate::kit::{Spot, Tick};
@@ -52,7 +52,17 @@ impl Session {
             let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
             kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
         });
+        let (path, query) = match request.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (request.target, None),
+        };
+        let id = path.strip_prefix(ctx.house.push_path.as_str());
+        let prefix = query.and_then(|query| query.strip_prefix("prefix="));
+        let prefix = prefix.filter(|_| id == Some("") && request.method == "POST");
         let verb = match request.method {
+            "POST" if prefix.is_some() => PushVerb::Broadcast {
+                binary: is_binary(headers),
+            },
             "POST" => PushVerb::Message {
                 binary: is_binary(headers),
             },
@@ -64,11 +74,13 @@ impl Session {
             _ => return Err(METHODS),
         };
         self.check_source(headers, ctx)?;
-        let path = request.target.split('?').next().unwrap_or_default();
-        let id = path
-            .strip_prefix(ctx.house.push_path.as_str())
-            .filter(|id| is_client_id(id))
-            .ok_or(HeadError::new(400, "the path must be one ClientId"))?;
+        let id = match prefix {
+            Some(prefix) if is_prefix(prefix) => prefix,
+            Some(_) => return Err(HeadError::new(400, "no ClientId begins with that prefix")),
+            None => id
+                .filter(|id| is_client_id(id))
+                .ok_or(HeadError::new(400, "the path must be one ClientId"))?,
+        };
         let body = Body::of_request(request)?;
         if body
             .length()
@@ -195,7 +207,12 @@ impl Session {
         ctx.chunks.peek(&self.draft, Spot::FRONT, &mut body);
         ctx.chunks.clear(&mut self.draft);
         let (id, verb, is_hop) = (visit.id.clone(), visit.verb, visit.is_hop);
-        let text = !matches!(verb, PushVerb::Message { binary: true } | PushVerb::Look);
+        let text = !matches!(
+            verb,
+            PushVerb::Message { binary: true }
+                | PushVerb::Broadcast { binary: true }
+                | PushVerb::Look
+        );
         if text && std::str::from_utf8(&body).is_err() {
             return self.answer_visit(
                 400,
@@ -231,6 +248,13 @@ impl Session {
             Pushed::Done => self.answer_visit(200, text, "ok", ctx),
             Pushed::Unknown => self.answer_visit(404, text, "not connected\n", ctx),
             Pushed::Slow => self.answer_visit(503, text, "the client is too slow\n", ctx),
+            Pushed::Reached(reached) => {
+                let json = format!(
+                    "{{\"clients\":{},\"slow\":{},\"unasked_nodes\":{}}}\n",
+                    reached.clients, reached.slow, reached.unasked
+                );
+                self.answer_visit(200, "application/json", &json, ctx);
+            }
             Pushed::Elsewhere { status, json, body } => {
                 let kind = if json { "application/json" } else { text };
                 self.answer_visit(status, kind, &body, ctx);

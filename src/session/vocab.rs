@@ -150,6 +150,10 @@ pub enum PushVerb {
     Close {
         code: u16,
     },
+    /// A message for all whose id begins like this.
+    Broadcast {
+        binary: bool,
+    },
     /// Whether it is there, and since when.
     Look,
 }
@@ -163,6 +167,8 @@ pub enum Pushed {
     Unknown,
     /// The client's queue is full.
     Slow,
+    /// It was no single client.
+    Reached(Reached),
     /// What another node has answered, or why none could be asked.
     Elsewhere {
         /// 200 to 599.
@@ -179,6 +185,26 @@ pub enum Pushed {
         messages_up: u64,
         messages_down: u64,
     },
+}
+
+/// Whom a broadcast has reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// It is in the queues of so many.
+    pub clients: u64,
+    /// So many have a full queue, and don't get it.
+    pub slow: u64,
+    /// Other nodes that could not be asked.
+    pub unasked: u64,
+}
+
+impl Reached {
+    /// And those.
+    pub fn add(&mut self, more: Reached) {
+        self.clients += more.clients;
+        self.slow += more.slow;
+        self.unasked += more.unasked;
+    }
 }
 
 /// How a connection ended.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::chores::QUEUE_PAUSE;
 use super::directory::Seat;
 use super::{
-    Answer, Asker, Bits, Client, Dialled, Io, Kind, Mail, Push, Pushed, Shard, State, Token,
+    Asker, Bits, Client, Dialled, Io, Kind, Mail, Push, PushVerb, Pushed, Shard, State, Token,
     Upstream,
 };
 use crate::fleet::balance::{NoChoice, Wish, fingerprint};
@@ -560,7 +560,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     // The directory: who has which ClientId.
 
-    fn seat(&self, key: Key) -> Seat {
+    pub(super) fn seat(&self, key: Key) -> Seat {
         Seat {
             shard: self.index as u16,
             key,
@@ -606,6 +606,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// To the id's home; there the push goes on to the client's shard, or to wherever else he may be.
     pub(super) fn pass_push(&mut self, push: Box<Push>, from: Asker) {
+        if matches!(push.verb, PushVerb::Broadcast { .. }) {
+            return self.cast(push, from);
+        }
         let (id, home) = self.home_of(&push.id);
         if home != self.index {
             return self.post(home, Mail::Push { push, from });
@@ -624,6 +627,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// At the client's.
     pub(super) fn deliver(&mut self, key: Key, push: &Push, from: Asker) {
+        let pushed = self.push_to(key, push);
+        self.answer_push(from, pushed);
+    }
+
+    /// Gives it to the client, if it is here.
+    pub(super) fn push_to(&mut self, key: Key, push: &Push) -> Pushed {
         let pushed = match self.clients.get_mut(key) {
             Some(client) => self.core.with(&mut client.session, &[], |session, ctx| {
                 session.on_push(push, ctx)
@@ -631,16 +640,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             None => Pushed::Unknown,
         };
         self.perform(key);
-        self.answer_push(from, pushed);
-    }
-
-    fn answer_push(&mut self, asker: Asker, pushed: Pushed) {
-        match asker {
-            Asker::Seat(Seat { shard, key }) => {
-                self.post(usize::from(shard), Mail::Pushed { key, pushed });
-            }
-            Asker::Ticket(ticket) => self.io.answer(ticket, Answer::Pushed(pushed)),
-        }
+        pushed
     }
 
     /// A reserved id whose session has ended meanwhile goes back.

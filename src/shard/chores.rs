@@ -107,6 +107,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.weed_lines();
         self.serve_waiting();
         self.relieve();
+        self.walk_on();
         self.sweep();
         self.go_on_draining();
     }
@@ -150,6 +151,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Reserved { id, key } => self.reserved(id, key),
             Mail::Taken { key } => self.tell(key, Event::Taken),
             Mail::Evict { key } => self.tell(key, Event::Evicted),
+            Mail::Cast { push, asker } => self.begin_walk(push, asker),
+            Mail::Reached { key, pushed } => self.add_up(key, pushed),
             Mail::Push { push, from } => self.pass_push(push, from),
             Mail::Deliver { key, push, from } => self.deliver(key, &push, from),
             Mail::Pushed { key, pushed } => self.tell(key, Event::Pushed(pushed)),

@@ -8,7 +8,7 @@ use super::stats::{SessionRow, Snapshot};
 use crate::fleet::{Server, ServerState};
 use crate::kit::{Key, Tick};
 use crate::session::Verdict;
-pub use crate::session::{Push, PushVerb, Pushed};
+pub use crate::session::{Push, PushVerb, Pushed, Reached};
 
 /// A message to a shard.
 #[derive(Clone, Debug)]
@@ -59,6 +59,15 @@ pub enum Mail {
         from: Asker,
     },
     Pushed {
+        key: Key,
+        pushed: Pushed,
+    },
+    /// A broadcast, to each shard; and whom one of them has reached.
+    Cast {
+        push: Arc<Push>,
+        asker: Asker,
+    },
+    Reached {
         key: Key,
         pushed: Pushed,
     },
@@ -141,6 +150,8 @@ pub enum Mail {
 pub enum Asker {
     /// A connection of the API: by `Mail::Pushed`.
     Seat(Seat),
+    /// The shard where a broadcast was asked for, which adds up: by `Mail::Reached`.
+    Cast(Seat),
     /// The outside: by `Answer::Pushed`, with this ticket.
     Ticket(u64),
 }

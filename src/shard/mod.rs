@@ -10,6 +10,7 @@
 
 mod admission;
 mod calls;
+mod cast;
 mod chores;
 pub mod directory;
 mod dispatch;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 pub use self::io::{Accept, Dialled, Got, Io, Now, Put, Ready};
-pub use self::mail::{Answer, Asker, Filter, Mail, Push, PushVerb, Pushed};
+pub use self::mail::{Answer, Asker, Filter, Mail, Push, PushVerb, Pushed, Reached};
 pub use self::pair::{Bits, Client, Upstream};
 pub use self::rules::Rules;
 pub use self::stats::{SessionRow, Snapshot, Stats};
@@ -56,6 +57,7 @@ pub struct Shard<I: Io, D: Dialect> {
     shards: usize,
     line_max: u32,
     ended_max: usize,
+    walk_max: usize,
     listeners: u32,
     clients: Slots<Client<I::Socket>>,
     upstreams: Slots<Upstream<I::Socket, D>>,
@@ -69,6 +71,7 @@ pub struct Shard<I: Io, D: Dialect> {
     queues: Vec<queue::Queue>,
     shelf: calls::Shelf,
     permits: permits::Permits,
+    casts: cast::Casts,
     directory: directory::Directory,
     /// Mail to itself.
     notes: Vec<Mail>,
@@ -163,6 +166,8 @@ pub struct Plan {
     /// Connections that ended and are read to their end in one turn, and sessions that may wait for
     /// their pool's connect rate before more of its connections are.
     pub ended_max: usize,
+    /// Clients that are told of a broadcast in one turn; at least 1.
+    pub walk_max: usize,
     pub rng: Prng,
 }
 
@@ -190,6 +195,7 @@ impl Plan {
             capacity: CAPACITY,
             line_max: LINE_MAX,
             ended_max: ENDED_MAX,
+            walk_max: WALK_MAX,
             rng,
         }
     }
@@ -223,6 +229,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             shards: plan.shards,
             line_max: plan.line_max,
             ended_max: plan.ended_max,
+            walk_max: plan.walk_max,
             listeners: plan.listeners,
             clients: Slots::with_capacity(plan.capacity),
             upstreams: Slots::with_capacity(plan.capacity),
@@ -238,6 +245,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             queues: vec![queue::Queue::default(); pools],
             shelf: calls::Shelf::new(servers, pools),
             permits: permits::Permits::default(),
+            casts: cast::Casts::default(),
             directory: directory::Directory::new(plan.secret),
             notes: Vec::new(),
             teller: news::Teller::default(),
@@ -593,6 +601,9 @@ const LINE_MAX: u32 = 64;
 
 /// Connections that ended and are closed in a turn: so many cost a loop a millisecond or two.
 const ENDED_MAX: usize = 32;
+
+/// Clients that are told of a broadcast in one turn.
+const WALK_MAX: usize = 256;
 
 /// After so many ms a listener that met a limit is tried again.
 const LISTENER_PAUSE: u32 = 100;

@@ -114,6 +114,7 @@ impl Run {
             capacity: 8,
             line_max: 2,
             ended_max: 1,
+            walk_max: 1,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let base = world.base;

@@ -8,7 +8,7 @@ use super::{Desk, ListedServer, ListedSession, sessions};
 use crate::control::config::WEIGHT_MAX;
 use crate::control::recruiter::{Recruit, Recruited};
 use crate::fleet::{Fleet, ServerState};
-use crate::shard::{Answer, Asker, Mail, Push, PushVerb, Pushed};
+use crate::shard::{Answer, Asker, Mail, Push, PushVerb, Pushed, Reached};
 
 /// Why something was not done; then nothing has changed. As text, it says what is wrong and what
 /// would be right.
@@ -132,18 +132,39 @@ impl Desk {
     /// `Missing`, `Slow`; `Silent` if a loop, or the node that may have the client, does not answer;
     /// `Wrong` if another node refuses it.
     pub fn push(&self, id: &str, body: &[u8], binary: bool) -> Result<(), Refusal> {
-        let push = || Push {
+        let push = Push {
             id: id.into(),
             verb: PushVerb::Message { binary },
             is_hop: false,
             body: body.to_vec(),
         };
         let answer = self.board.ask(0, |ticket| Mail::Push {
-            push: Box::new(push()),
+            push: Box::new(push),
             from: Asker::Ticket(ticket),
         });
         match answer {
             Some(Answer::Pushed(pushed)) => outcome(id, pushed),
+            _ => Err(Refusal::Silent),
+        }
+    }
+
+    /// Sends a message to every client of a bridge whose ClientId begins like this, wherever they are.
+    ///
+    /// # Errors
+    /// `Silent`: not all were told within 2 s, as far as is known.
+    pub fn broadcast(&self, prefix: &str, body: &[u8], binary: bool) -> Result<Reached, Refusal> {
+        let push = Push {
+            id: prefix.into(),
+            verb: PushVerb::Broadcast { binary },
+            is_hop: false,
+            body: body.to_vec(),
+        };
+        let answer = self.board.ask(0, |ticket| Mail::Push {
+            push: Box::new(push),
+            from: Asker::Ticket(ticket),
+        });
+        match answer {
+            Some(Answer::Pushed(Pushed::Reached(reached))) => Ok(reached),
             _ => Err(Refusal::Silent),
         }
     }
@@ -185,7 +206,7 @@ impl Desk {
 /// What a push has come to.
 fn outcome(id: &str, pushed: Pushed) -> Result<(), Refusal> {
     match pushed {
-        Pushed::Done | Pushed::Seen { .. } => Ok(()),
+        Pushed::Done | Pushed::Seen { .. } | Pushed::Reached(_) => Ok(()),
         Pushed::Elsewhere { status, .. } if (200..300).contains(&status) => Ok(()),
         Pushed::Unknown | Pushed::Elsewhere { status: 404, .. } => {
             Err(Refusal::Missing(format!("{id:?} is not connected")))

@@ -101,9 +101,11 @@ impl World {
         };
         let push = from.pushes.get_mut(n as usize);
         let push = push.unwrap_or_else(|| panic!("law: guest {me} got a push {n} of the future"));
-        assert_eq!(push.id, guest.id, "law: guest {me} got another's push");
-        assert!(!push.delivered, "law: guest {me} got push {n} once more");
-        push.delivered = true;
+        assert!(push.is_for(guest), "law: guest {me} got another's push");
+        let once = push.delivered.insert(me);
+        assert!(once, "law: guest {me} got push {n} once more");
+        let alone = push.verb == Verb::Broadcast || push.delivered.len() == 1;
+        assert!(alone, "law: guest {me} got push {n}, as another did");
         let early = push.at < guest.open_at;
         self.hit("push: delivered");
         if early {
@@ -112,15 +114,15 @@ impl World {
     }
 
     /// What became of a push.
-    pub fn on_push_answered(&mut self, me: usize, push: &Push, status: u16, body: &[u8]) {
-        let id = push.id;
+    pub fn on_push_answered(&mut self, me: usize, push: &mut Push, status: u16, body: &[u8]) {
         match (push.verb, status) {
             (Verb::Message, 200) => self.hit("push: 200"),
+            (Verb::Broadcast, 200) => return self.judge_broadcast(me, push, body),
             (Verb::Message, 503) => self.hit("push: 503"),
             (Verb::Close(_), 200) => self.hit("push: close"),
             (Verb::Look, 200) => {
                 self.hit("push: look");
-                self.judge_look(id, body);
+                self.judge_look(push.name, body);
             }
             (_, 404) => {
                 self.hit("push: 404");
@@ -142,10 +144,40 @@ impl World {
     fn is_there(&self, guest: &Guest, push: &Push) -> bool {
         let conn = &self.conns[guest.conn];
         let intact = conn.peer_open && conn.proxy_open && guest.leaving_at.is_none();
-        guest.id == push.id && guest.is_open() && intact && guest.open_at < push.at
+        push.is_for(guest) && guest.is_open() && intact && guest.open_at < push.at
     }
 
-    fn judge_look(&self, id: usize, body: &[u8]) {
+    /// All who are there were told, or are slow.
+    fn judge_broadcast(&mut self, me: usize, push: &mut Push, body: &[u8]) {
+        let text = std::str::from_utf8(body).expect("law: JSON is text");
+        let number = |name: &str| -> u64 {
+            let (_, rest) = text
+                .split_once(&format!("\"{name}\":"))
+                .expect("law: it is there");
+            let digits = rest.split(|one: char| !one.is_ascii_digit()).next();
+            digits
+                .and_then(|digits| digits.parse().ok())
+                .expect("law: a number")
+        };
+        let (clients, slow) = (number("clients"), number("slow"));
+        let guests = self.people.iter().filter_map(Person::guest);
+        let there = guests.filter(|guest| self.is_there(guest, push)).count() as u64;
+        assert!(
+            there <= clients + slow,
+            "law: pusher {me}: {there} are there, and {text:?}"
+        );
+        push.slow = slow;
+        self.hit(if slow > 0 {
+            "push: broadcast, some slow"
+        } else {
+            "push: broadcast"
+        });
+        if clients > 1 {
+            self.hit("push: broadcast to several");
+        }
+    }
+
+    fn judge_look(&self, name: &str, body: &[u8]) {
         let text = std::str::from_utf8(body).expect("law: JSON is text");
         let session = text
             .strip_prefix("{\"session\":\"")
@@ -153,7 +185,7 @@ impl World {
         let session = session.and_then(|hex| u128::from_str_radix(hex, 16).ok());
         let session = session.unwrap_or_else(|| panic!("law: a session in {text}"));
         if let Some(log) = self.laws.sessions.get(&session) {
-            assert_eq!(log.id, id, "law: {} is somebody else", IDS[id]);
+            assert_eq!(IDS[log.id], name, "law: {name} is somebody else");
         }
     }
 
@@ -194,9 +226,9 @@ impl World {
             );
         }
         for (pusher, n, push, at) in self.taken_pushes() {
-            let owed = push.id == guest.id && guest.open_at < push.at && at < until;
+            let owed = push.is_for(guest) && guest.open_at < push.at && at < until;
             assert!(
-                !owed || push.delivered,
+                !owed || push.delivered.contains(&me),
                 "law: guest {me} was closed before push {n} of {pusher}"
             );
         }
@@ -215,7 +247,7 @@ impl World {
         assert!(there, "law: guest {me} is no duplicate of anybody");
     }
 
-    /// Pushes of messages that were answered with 200, and when.
+    /// Pushes of messages that were answered with 200, and when; not of those who were slow.
     fn taken_pushes(&self) -> impl Iterator<Item = (usize, usize, &Push, u64)> {
         let people = self.people.iter().enumerate();
         let pushers = people.filter_map(|(at, one)| match one {
@@ -227,7 +259,11 @@ impl World {
             pushes.map(move |(n, push)| (at, n, push))
         });
         all.filter_map(|(at, n, push)| match push.answer {
-            Some((200, when)) if push.verb == Verb::Message => Some((at, n, push, when)),
+            Some((200, when)) => match push.verb {
+                Verb::Message => Some((at, n, push, when)),
+                Verb::Broadcast if push.slow == 0 => Some((at, n, push, when)),
+                _ => None,
+            },
             _ => None,
         })
     }
@@ -396,7 +432,7 @@ impl World {
             assert_eq!(guest.answers, due, "law: answers to guest {me}");
             for (pusher, n, push, _) in self.taken_pushes() {
                 assert!(
-                    push.delivered || !self.is_there(guest, push),
+                    push.delivered.contains(&me) || !self.is_there(guest, push),
                     "law: push {n} of {pusher} has not reached guest {me}"
                 );
             }

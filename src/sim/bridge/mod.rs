@@ -83,6 +83,7 @@ impl Run {
         let quota = Arc::<Quota>::default();
         let busy = Arc::new(AtomicUsize::new(shards));
         let line_max = [1, 2, 64][rng.below(3) as usize];
+        let walk_max = [1, 2, 256][rng.below(3) as usize];
         let plan = |index: usize| Plan {
             index,
             shards,
@@ -100,6 +101,7 @@ impl Run {
             capacity: 8,
             line_max,
             ended_max: 1,
+            walk_max,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let shards: Vec<_> = (0..shards)

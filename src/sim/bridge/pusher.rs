@@ -1,9 +1,9 @@
 //! The API's own client: it pushes to clients of the bridge, closes them, and asks for them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::http::Messages;
-use super::people::{IDS, PUSHES, Person, Stage};
+use super::people::{Guest, IDS, PUSHES, Person, Stage};
 use super::world::World;
 use crate::sim::codec;
 
@@ -24,16 +24,32 @@ pub struct Pusher {
 /// A request to the proxy.
 pub struct Push {
     pub verb: Verb,
-    pub id: usize,
+    /// A ClientId, or what one begins with.
+    pub name: &'static str,
     pub at: u64,
     /// Its status, and when it was read.
     pub answer: Option<(u16, u64)>,
-    pub delivered: bool,
+    /// Whom a broadcast could not be given; they are not named.
+    pub slow: u64,
+    /// The guests that have it.
+    pub delivered: BTreeSet<usize>,
+}
+
+impl Push {
+    /// Whether it is for this client.
+    pub fn is_for(&self, guest: &Guest) -> bool {
+        let name = IDS[guest.id];
+        match self.verb {
+            Verb::Broadcast => name.starts_with(self.name),
+            _ => name == self.name,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Message,
+    Broadcast,
     Close(u16),
     Look,
 }
@@ -111,20 +127,24 @@ impl Pusher {
             self.pushes[n].answer = Some((status, world.now));
             world.note(format_args!(
                 "pusher {me} reads {status} to {:?} {n} to {}",
-                self.pushes[n].verb, IDS[self.pushes[n].id]
+                self.pushes[n].verb, self.pushes[n].name
             ));
-            world.on_push_answered(me, &self.pushes[n], status, &body);
+            world.on_push_answered(me, &mut self.pushes[n], status, &body);
         }
     }
 
     fn ask(&mut self, me: usize, world: &mut World) {
         let n = self.pushes.len() as u32;
         let id = world.rng.below(IDS.len() as u32) as usize;
-        let name = IDS[id];
         let verb = match world.rng.below(16) {
             0 => Verb::Close([1000, 4001, 4002][world.rng.below(3) as usize]),
             1 => Verb::Look,
+            2 => Verb::Broadcast,
             _ => Verb::Message,
+        };
+        let name = match verb {
+            Verb::Broadcast => PREFIXES[world.rng.below(PREFIXES.len() as u32) as usize],
+            _ => IDS[id],
         };
         let mut head = match verb {
             Verb::Close(code) => {
@@ -135,9 +155,10 @@ impl Pusher {
                 format!("GET /{name} HTTP/1.1\r\nHost: b\r\nAccept: application/json\r\n")
             }
             Verb::Message => format!("POST /{name} HTTP/1.1\r\nHost: b\r\n"),
+            Verb::Broadcast => format!("POST /?prefix={name} HTTP/1.1\r\nHost: b\r\n"),
         };
         let mut body = Vec::new();
-        if verb == Verb::Message {
+        if matches!(verb, Verb::Message | Verb::Broadcast) {
             let length = [30, 300, 6_000][world.rng.below(3) as usize];
             let length = world.rng.below(length) as usize;
             body = codec::content(PUSHES + me as u32, n, length);
@@ -161,11 +182,15 @@ impl Pusher {
         self.out.extend(body);
         self.pushes.push(Push {
             verb,
-            id,
+            name,
             at: world.now,
             answer: None,
-            delivered: false,
+            slow: 0,
+            delivered: BTreeSet::new(),
         });
         world.note(format_args!("pusher {me} asks {verb:?} {n} for {name}"));
     }
 }
+
+/// Everybody, one of them, some, nobody.
+const PREFIXES: [&str; 5] = ["", "anna", "b.", "-", "nobody"];
