@@ -1552,6 +1552,53 @@ fn pushes_find_their_client_on_any_loop() {
 }
 
 #[test]
+fn a_broadcast_reaches_all_whose_id_begins_so_on_all_loops() {
+    let api = Api::echo();
+    let proxy = bridge(&[&api], json!({ "loops": 4 }));
+    let names = (0..600).map(|id| format!("{}-{id}", ["red", "blue"][id % 2]));
+    let mut clients: Vec<(String, Raw)> = names.map(|id| (id.clone(), join(&proxy, &id))).collect();
+    let cast = |prefix: &str, text: &str| {
+        let answer = tell(
+            proxy.address,
+            &format!("POST /?prefix={prefix}"),
+            "",
+            text.as_bytes(),
+        );
+        (answer.status, answer.body)
+    };
+    let reached = |clients: u32| {
+        let json = format!("{{\"clients\":{clients},\"slow\":0,\"unasked_nodes\":0}}\n");
+        (200, json)
+    };
+    assert_eq!(cast("", "for all"), reached(600));
+    assert_eq!(cast("red-", "for red"), reached(300));
+    assert_eq!(cast("blue-1", "for some"), reached(56));
+    assert_eq!(cast("green", "for nobody"), reached(0));
+    for (id, client) in &mut clients {
+        assert_eq!(hear(client), "for all", "{id}");
+        if id.starts_with("red-") {
+            assert_eq!(hear(client), "for red", "{id}");
+        }
+        if id.starts_with("blue-1") {
+            assert_eq!(hear(client), "for some", "{id}");
+        }
+        // Nothing else is between.
+        assert_eq!(push(&proxy, id, "last"), 200);
+        assert_eq!(hear(client), "last", "{id}");
+    }
+    assert_eq!(cast("a/b", "x").0, 400);
+    let other = |request: &str| tell(proxy.address, request, "", b"x").status;
+    assert_eq!(
+        other("POST /?other=1"),
+        400,
+        "a typing error is no broadcast"
+    );
+    assert_eq!(other("DELETE /?prefix=red"), 400);
+    drop(clients);
+    finish(proxy, &[&api]);
+}
+
+#[test]
 fn b_d8_b11_a_push_right_behind_the_ok_arrives() {
     // The API says `ok`, and a welcome at once, from another connection: the client may not be
     // upgraded yet, on a loop that knows nothing of it.

@@ -1,8 +1,9 @@
 //! `examples/embed.rs`: a proxy inside another program. What its handle says is what is true.
 
+use crate::support::api::Api;
 use crate::support::client::{Crowd, Habit};
 use crate::support::example::example;
-use crate::support::frames::{CLOSE, Frame, TEXT};
+use crate::support::frames::{BINARY, CLOSE, Frame, TEXT};
 use crate::support::ledger::Checker;
 use crate::support::peer::{Kind, Peer};
 use crate::support::raw::{Raw, echo_origin};
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use wsteady::control::config::Loops;
-use wsteady::{Config, Proxy};
+use wsteady::{Config, Proxy, Refusal};
 
 const CLIENTS: u32 = 30;
 
@@ -399,4 +400,40 @@ fn signals_for_the_program_are_left_to_its_own_threads() {
     });
     program.order("totals").unwrap();
     program.finish();
+}
+
+#[test]
+fn a_program_pushes_to_the_clients_of_its_bridge() {
+    let api = Api::echo();
+    let mut config = Config::with_apis(&[api.url()]).unwrap();
+    config.listen[0].address = "127.0.0.1:0".parse().unwrap();
+    config.admin.address = "127.0.0.1:0".parse().unwrap();
+    config.loops = Loops::Count(2);
+    let proxy = Proxy::start(config).unwrap();
+    let (handle, address) = (proxy.handle(), proxy.listen_addresses()[0]);
+    let names = ["red-1", "red-2", "blue-1"];
+    let mut clients = names.map(|id| Raw::open(address, &format!("/{id}"), ""));
+    let mut hear = |at: usize| {
+        let frame = clients[at].frame(SOON);
+        (frame.opcode, String::from_utf8(frame.payload).unwrap())
+    };
+    for (at, id) in names.iter().enumerate() {
+        handle.push_text(id, &format!("for {id}")).unwrap();
+        assert_eq!(hear(at), (TEXT, format!("for {id}")));
+        handle.push_binary(id, b"bytes").unwrap();
+        assert_eq!(hear(at), (BINARY, "bytes".to_string()));
+    }
+    let missing = handle.push_text("green-1", "?").unwrap_err().to_string();
+    assert_eq!(missing, "\"green-1\" is not connected");
+    assert_eq!(handle.broadcast_text("red-", "all").unwrap().clients, 2);
+    assert_eq!(handle.broadcast_binary("", b"most").unwrap().clients, 3);
+    for (at, id) in names.iter().enumerate() {
+        if id.starts_with("red-") {
+            assert_eq!(hear(at), (TEXT, "all".to_string()));
+        }
+        assert_eq!(hear(at), (BINARY, "most".to_string()));
+    }
+    drop(clients);
+    proxy.stop(Duration::from_millis(200));
+    assert_eq!(handle.push_text("red-1", "?"), Err(Refusal::Stopped));
 }
