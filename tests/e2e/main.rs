@@ -27,6 +27,7 @@ mod operator;
 mod overload;
 mod profile;
 mod real;
+mod redis;
 mod reload;
 mod replay;
 mod seams;

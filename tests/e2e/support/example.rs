@@ -31,14 +31,15 @@ pub fn example(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// All that are explained: one for each depth, and those with valves.
-pub const NAMES: [&str; 6] = [
+/// All that are explained: one for each depth, those with valves, and the one with a dialect.
+pub const NAMES: [&str; 7] = [
     "embed",
     "unix",
     "session",
     "redact",
     "rate_limit",
     "ocpp_log",
+    "redis",
 ];
 
 fn changed(file: &Path) -> Option<SystemTime> {
