@@ -128,6 +128,29 @@ fn a_killed_server_is_seen_within_two_seconds_and_so_is_its_return() {
 }
 
 #[test]
+fn a_failing_server_is_not_said_to_be_in_service() {
+    let mut servers = ["b1", "b2"].map(|name| Peer::start(Kind::Python, name, &[]));
+    let urls = servers.each_ref().map(Peer::url);
+    let proxy = Proxy::start(&urls, json!({}));
+    let crowd = Crowd::start(proxy.address, 6, &Habit::default());
+    let mut window = open(&proxy, DESK);
+    window.until(SOON, &format!("{VERDICT}.dataset.mood === 'good'"));
+    servers[0].kill();
+    let failing = format!("{VERDICT}.innerText.includes('Server b1: failing')");
+    window.until(SOON, &failing);
+    let title = "document.getElementById('verdict-title').innerText";
+    // Both in one look: the page is drawn anew each second.
+    let seen = window.run(&format!("{failing} ? {title} : 'it is over'"));
+    assert_eq!(
+        seen,
+        "Every session has a server; 1 of 2 servers in service"
+    );
+    crowd.leave();
+    drop(window);
+    proxy.finish();
+}
+
+#[test]
 fn disable_drain_and_enable_by_keyboard_alone() {
     let servers = [echo_origin(), echo_origin()];
     let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();

@@ -67,10 +67,12 @@ const verdict = () => {
   const held = messages.sessions_held;
   // Red is for what clients notice, or soon will: a server that others stand in for is amber.
   const mood = held ? "bad" : worst(found.map(([each]) => each));
-  const usable = state.servers.filter(isUsable).length;
-  let title = `All well: ${usable} of ${plural(state.servers.length, "server", "servers")} in service, no session waits`;
+  // One that sessions have just lost may well be chosen again; but nobody would say that it serves.
+  const serving = state.servers.filter((server) => isUsable(server) && !isSuspect(server)).length;
+  const service = `${serving} of ${plural(state.servers.length, "server", "servers")} in service`;
+  let title = `All well: ${service}, no session waits`;
   if (held) title = `${plural(held, "session is", "sessions are")} held: without a server, waiting for one`;
-  else if (mood !== "good") title = `Every session has a server; ${usable} of ${plural(state.servers.length, "server", "servers")} in service`;
+  else if (mood !== "good") title = `Every session has a server; ${service}`;
   return { mood, title, reasons: found.map(([, text]) => text) };
 };
 
