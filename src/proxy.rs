@@ -25,9 +25,8 @@ use crate::kit::{Budget, Quota};
 use crate::net::{Clock, Host, Net, Outside, clock, sys};
 use crate::session::Dialect;
 use crate::session::valve::Fitting;
-use crate::shard::Plan;
-use crate::shard::Shard;
 use crate::shard::news::{Notify, Watcher};
+use crate::shard::{Plan, Shard, memory_step};
 
 /// A running proxy.
 pub struct Proxy {
@@ -280,12 +279,10 @@ impl Runner {
         let chunks = config.limits.memory / CHUNK as u64;
         let mut seed = [0; 32];
         sys::random(&mut seed).map_err(system)?;
-        // A step is small beside a loop's share, so that no loop starves on what others hold unused.
-        let step = (chunks / (shards as u64 * 8)).clamp(1, STEP_MAX);
         Ok(Runner {
             assembly: Arc::new(assembly),
             memory: Arc::new(Budget::new(chunks)),
-            memory_step: step as usize,
+            memory_step: memory_step(chunks, shards),
             connections: Arc::new(Budget::new(u64::from(config.limits.connections))),
             quota: Arc::default(),
             busy: Arc::new(AtomicUsize::new(shards)),
@@ -345,9 +342,6 @@ impl std::error::Error for StartError {}
 fn system(error: std::io::Error) -> StartError {
     StartError::System(error.to_string())
 }
-
-/// Chunks leased at a time: 1 MiB.
-const STEP_MAX: u64 = 512;
 
 /// What ClientIds are hashed with, for all loops.
 fn secret_of(seed: &[u8; 32]) -> (u64, u64) {

@@ -186,8 +186,8 @@ impl Plan {
             house: House::default(),
             settings,
             memory: Arc::new(Budget::new(MEMORY / CHUNK as u64)),
-            memory_step: MEMORY_STEP,
-            connections: Arc::new(Budget::new(CONNECTIONS)),
+            memory_step: memory_step(MEMORY / CHUNK as u64, 1),
+            connections: Arc::new(Budget::new(u64::from(CONNECTIONS))),
             quota: Arc::default(),
             busy: Arc::new(AtomicUsize::new(1)),
             secret: (rng.next_u64(), rng.next_u64()),
@@ -585,12 +585,18 @@ const CLIENT_ROOM: usize = READ_MAX + (128 << 10);
 /// Accepts per listener and turn: those who are served already come first.
 const ACCEPTS_MAX: usize = 64;
 
-/// `limits.memory` and `limits.connections` where nothing is said of them.
-const MEMORY: u64 = 4 << 30;
-const CONNECTIONS: u64 = 1_000_000;
+/// Chunks that a shard leases at a time, if there are so many in all: a step is small beside its share,
+/// so that no shard starves on what others hold unused.
+pub fn memory_step(chunks: u64, shards: usize) -> usize {
+    (chunks / (shards as u64 * 8)).clamp(1, STEP_MAX) as usize
+}
 
-/// Chunks leased at a time: 1 MiB.
-const MEMORY_STEP: usize = 512;
+/// `limits.memory` and `limits.connections` where nothing is said of them.
+pub const MEMORY: u64 = 4 << 30;
+pub const CONNECTIONS: u32 = 1_000_000;
+
+/// 1 MiB: what a lease costs is nothing beside the work on so much.
+const STEP_MAX: u64 = 512;
 
 /// Slots reserved: growth copies, and the first ones should not.
 const CAPACITY: usize = 1_024;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::ServerUrl;
+use crate::shard;
 
 /// All that the operator chose. `Config::default()` has no pool, and is therefore the one value
 /// here that the checks would not let pass.
@@ -553,8 +554,8 @@ impl Default for PushConfig {
 impl Default for LimitsConfig {
     fn default() -> LimitsConfig {
         LimitsConfig {
-            memory: 4 << 30,
-            connections: 1_000_000,
+            memory: shard::MEMORY,
+            connections: shard::CONNECTIONS,
             per_address: 0,
             header: 16 << 10,
             message: 16 << 20,
