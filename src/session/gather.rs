@@ -5,7 +5,7 @@ use super::dialect::Piece;
 use super::valve::{Direction, Failure, Message, Outcome, Verdict, Wants};
 use super::vocab::{Action, End, Life, Loss};
 use super::{Ctx, Flags, Leg, Session};
-use crate::kit::Spot;
+use crate::kit::{Chain, Spot};
 use crate::wire::frame::{self, Opcode, Sender, encode_header};
 use crate::wire::mask;
 
@@ -62,13 +62,8 @@ impl Session {
             return ctx.chunks.push(gathered, piece);
         }
         let mut gathered = std::mem::take(gathered);
-        let mut whole = std::mem::take(&mut ctx.valves.frames);
-        let frames = if gathered.is_empty() {
-            piece
-        } else {
-            put_together(&gathered, piece, ctx, &mut whole);
-            &whole
-        };
+        let mut buffer = std::mem::take(&mut ctx.valves.frames);
+        let frames = whole(&gathered, piece, ctx, &mut buffer);
         if planted!(DroppedStays) {
             self.rare().gathered = gathered;
         } else {
@@ -81,7 +76,7 @@ impl Session {
             }
             Err((text, outcome)) => self.obey(Direction::Up, text, outcome, ctx),
         }
-        ctx.valves.frames = emptied(whole);
+        ctx.valves.frames = emptied(buffer);
     }
 
     /// A piece of a message from the server: the client gets it when all of it is there.
@@ -93,13 +88,8 @@ impl Session {
             return ctx.chunks.push(&mut self.draft, bytes);
         }
         let mut draft = std::mem::take(&mut self.draft);
-        let mut whole = std::mem::take(&mut ctx.valves.frames);
-        let frames = if draft.is_empty() {
-            bytes
-        } else {
-            put_together(&draft, bytes, ctx, &mut whole);
-            &whole
-        };
+        let mut buffer = std::mem::take(&mut ctx.valves.frames);
+        let frames = whole(&draft, bytes, ctx, &mut buffer);
         match self.show_frames(Direction::Down, frames, ctx) {
             Ok(()) => {
                 self.count_down(piece.announced, ctx);
@@ -116,7 +106,7 @@ impl Session {
                 self.resume_client(ctx);
             }
         }
-        ctx.valves.frames = emptied(whole);
+        ctx.valves.frames = emptied(buffer);
     }
 
     /// Something that an API says to its client.
@@ -305,13 +295,23 @@ impl Session {
     }
 }
 
-/// Copies what was gathered, and the last piece of it, to one place.
-fn put_together(gathered: &crate::kit::Chain, piece: &[u8], ctx: &Ctx<'_>, whole: &mut Vec<u8>) {
-    whole.reserve_exact(gathered.len() + piece.len());
-    for slice in ctx.chunks.slices(gathered, Spot::FRONT) {
-        whole.extend_from_slice(slice);
+/// The message that ends with this piece: the piece as it stands, if nothing was gathered before it, or
+/// else a copy in `buffer`.
+fn whole<'a>(
+    gathered: &Chain,
+    piece: &'a [u8],
+    ctx: &Ctx<'_>,
+    buffer: &'a mut Vec<u8>,
+) -> &'a [u8] {
+    if gathered.is_empty() {
+        return piece;
     }
-    whole.extend_from_slice(piece);
+    buffer.reserve_exact(gathered.len() + piece.len());
+    for slice in ctx.chunks.slices(gathered, Spot::FRONT) {
+        buffer.extend_from_slice(slice);
+    }
+    buffer.extend_from_slice(piece);
+    buffer
 }
 
 /// Takes the frames of one message apart: its payload, what its first frame is, and whether it is
