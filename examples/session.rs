@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wsteady::kit::{Budget, Chunks, Prng, Tick};
 use wsteady::session::dialect::ws::Ws;
 use wsteady::session::{
-    Action, Ctx, Dial, Dialect, Event, House, Loss, Parcel, Place, Session, Settings, Tally, Valves,
+    Dial, Dialect, Event, House, Loss, Means, Parcel, Place, Session, Settings, Tally,
 };
 use wsteady::wire::frame::{self, Opcode, Sender};
 use wsteady::wire::head::{HeadLimits, Request};
@@ -70,13 +70,9 @@ struct Stage {
     /// The connection to the server, and what it speaks there.
     upstream: Option<Ws>,
     now: Tick,
-    chunks: Chunks,
-    rng: Prng,
-    valves: Valves,
-    house: House,
+    means: Means,
     settings: Settings,
     tally: Tally,
-    actions: Vec<Action>,
 }
 
 impl Stage {
@@ -86,15 +82,15 @@ impl Stage {
             session: Session::new(7, client, Tick(0)),
             upstream: None,
             now: Tick(0),
-            // 1 MiB for all that is ever kept.
-            chunks: Chunks::new(Arc::new(Budget::new(512)), 512),
-            // Always the same, so that each run is. A program takes a seed from the kernel.
-            rng: Prng::from_u64(1),
-            valves: Valves::none(),
-            house: House::default(),
+            means: Means::new(
+                // 1 MiB for all that is ever kept.
+                Chunks::new(Arc::new(Budget::new(512)), 512),
+                // Always the same, so that each run is. A program takes a seed from the kernel.
+                Prng::from_u64(1),
+                House::default(),
+            ),
             settings: Settings::default(),
             tally: Tally::default(),
-            actions: Vec::new(),
         }
     }
 
@@ -105,34 +101,23 @@ impl Stage {
 
     /// The same for an event that speaks of a part of `input`.
     fn tell_of(&mut self, event: Event<'_>, input: &[u8]) {
-        // What the client gets as it stands in the input, without being copied.
-        let mut direct = Vec::new();
-        let mut ctx = Ctx {
-            now: self.now,
-            chunks: &mut self.chunks,
-            rng: &mut self.rng,
-            valves: &mut self.valves,
-            house: &self.house,
-            settings: &self.settings,
-            tally: &mut self.tally,
-            actions: &mut self.actions,
-            input,
-            direct: &mut direct,
-        };
+        let (settings, tally) = (&self.settings, &mut self.tally);
+        let mut ctx = self.means.lend(self.now, settings, tally, input);
         self.session.on(event, &mut ctx);
-        for action in self.actions.drain(..) {
+        for action in self.means.actions.drain(..) {
             println!("  wants   {action:?}");
         }
         let queued: Vec<u8> = self
             .session
-            .output(&self.chunks)
+            .output(&self.means.chunks)
             .flatten()
             .copied()
             .collect();
         self.session
-            .output_taken(queued.len(), self.now, &mut self.chunks);
+            .output_taken(queued.len(), self.now, &mut self.means.chunks);
         show("client", Sender::Server, &queued);
-        for range in direct {
+        // What the client gets as it stands in the input, without being copied.
+        for range in self.means.direct.drain(..) {
             show("client", Sender::Server, &input[range]);
         }
     }
@@ -158,15 +143,15 @@ impl Stage {
             plain: false,
             first,
             pass: &[],
-            head_max: self.house.header_max,
+            head_max: self.means.house.header_max,
         };
         let mut request = Vec::new();
-        self.upstream = Some(Ws::open(dial, &mut self.rng, &mut request));
+        self.upstream = Some(Ws::open(dial, &mut self.means.rng, &mut request));
         self.tell(Event::Connected);
         show("server", Sender::Client, &request);
 
         // What any WebSocket server answers.
-        let request = Request::parse(&request, &HeadLimits::new(self.house.header_max))
+        let request = Request::parse(&request, &HeadLimits::new(self.means.house.header_max))
             .map_err(|error| error.reason)?;
         let key = request
             .headers
@@ -205,10 +190,10 @@ impl Stage {
             upstream,
             self.now,
             &self.settings,
-            &mut self.rng,
+            &mut self.means.rng,
             &mut parcel,
         );
-        let journal = self.session.sendable(parcel.fenced, &self.chunks);
+        let journal = self.session.sendable(parcel.fenced, &self.means.chunks);
         let journal: Vec<u8> = journal.flatten().copied().collect();
         let parts = match parcel.place {
             Place::Before => [&parcel.control, &journal],

@@ -262,7 +262,7 @@ impl Session {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::Valves;
+    use super::super::Means;
     use super::super::dialect::{Accepted, Heard};
     use super::super::vocab::{Event, House, Settings, Tally};
     use super::*;
@@ -271,10 +271,7 @@ mod tests {
     /// What a session needs beside itself.
     struct Around {
         now: Tick,
-        chunks: Chunks,
-        rng: Prng,
-        valves: Valves,
-        house: House,
+        means: Means,
         settings: Settings,
         tally: Tally,
         alarm: Option<Tick>,
@@ -282,22 +279,11 @@ mod tests {
 
     impl Around {
         fn tell(&mut self, session: &mut Session, event: Event<'_>) {
-            let mut actions = Vec::new();
-            let mut ctx = Ctx {
-                now: self.now,
-                chunks: &mut self.chunks,
-                rng: &mut self.rng,
-                valves: &mut self.valves,
-                house: &self.house,
-                settings: &self.settings,
-                tally: &mut self.tally,
-                actions: &mut actions,
-                input: &[],
-                direct: &mut Vec::new(),
-            };
+            let (settings, tally) = (&self.settings, &mut self.tally);
+            let mut ctx = self.means.lend(self.now, settings, tally, &[]);
             session.on(event, &mut ctx);
             session.check_invariants();
-            for action in actions {
+            for action in self.means.actions.drain(..) {
                 if let Action::Alarm(due) = action {
                     self.alarm = Some(due);
                 }
@@ -309,10 +295,11 @@ mod tests {
     fn open() -> (Session, Around) {
         let mut around = Around {
             now: Tick(0),
-            chunks: Chunks::new(Arc::new(Budget::new(1 << 10)), 64),
-            rng: Prng::from_u64(1),
-            valves: Valves::none(),
-            house: House::default(),
+            means: Means::new(
+                Chunks::new(Arc::new(Budget::new(1 << 10)), 64),
+                Prng::from_u64(1),
+                House::default(),
+            ),
             settings: Settings::default(),
             tally: Tally::default(),
             alarm: None,

@@ -263,6 +263,56 @@ pub struct Ctx<'a> {
     pub direct: &'a mut Vec<Range<usize>>,
 }
 
+/// What the sessions of one owner share, lent to whichever acts.
+pub struct Means {
+    pub chunks: Chunks,
+    pub rng: Prng,
+    pub valves: Valves,
+    pub house: House,
+    /// What is to be done for who has acted.
+    pub actions: Vec<Action>,
+    /// The parts of its input that go to its client at once.
+    pub direct: Vec<Range<usize>>,
+}
+
+impl Means {
+    /// Those of an owner without valves.
+    pub fn new(chunks: Chunks, rng: Prng, house: House) -> Means {
+        Means {
+            chunks,
+            rng,
+            valves: Valves::none(),
+            house,
+            actions: Vec::new(),
+            direct: Vec::new(),
+        }
+    }
+
+    /// For one act of a session: with its pool's settings and tally, and the buffer that the event
+    /// speaks of, if it speaks of one.
+    #[inline]
+    pub fn lend<'a>(
+        &'a mut self,
+        now: Tick,
+        settings: &'a Settings,
+        tally: &'a mut Tally,
+        input: &'a [u8],
+    ) -> Ctx<'a> {
+        Ctx {
+            now,
+            chunks: &mut self.chunks,
+            rng: &mut self.rng,
+            valves: &mut self.valves,
+            house: &self.house,
+            settings,
+            tally,
+            actions: &mut self.actions,
+            input,
+            direct: &mut self.direct,
+        }
+    }
+}
+
 impl Session {
     /// A session for a client that has just connected from `peer`.
     pub fn new(id: u128, peer: SocketAddr, now: Tick) -> Session {

@@ -66,7 +66,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if self.connections.lease(1) == 0 {
             return Err(FULL);
         }
-        let house = &self.core.house;
+        let house = &self.core.means.house;
         if house.per_address == 0 || house.trusts(address.to_canonical()) {
             return Ok(Bits::PLACED);
         }
@@ -100,7 +100,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.io.close(socket);
             return None;
         }
-        let session = Session::new(self.core.rng.next_u128(), peer, self.core.now);
+        let session = Session::new(self.core.means.rng.next_u128(), peer, self.core.now);
         let client = Client {
             session,
             socket: Some(socket),
@@ -123,7 +123,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// gets a slot until it has read that: to close at once would reset the connection, and destroy
     /// our words. So many may wait for that; a flood beyond it is closed without a word.
     fn turn_away(&mut self, socket: I::Socket, peer: SocketAddr, refusal: Refusal) {
-        let place = self.door.lobby < LOBBY_MAX && self.core.chunks.room(WORDS_MAX);
+        let place = self.door.lobby < LOBBY_MAX && self.core.means.chunks.room(WORDS_MAX);
         if !place {
             *self.core.stats.denied.entry(refusal.status).or_default() += 1;
             return self.io.close(socket);
@@ -145,13 +145,17 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return Ok(());
         };
         let uncounted = asking.upgrade && !client.bits.contains(Bits::COUNTED);
-        let trusted = |address: &IpAddr| self.core.house.trusts(*address);
+        let trusted = |address: &IpAddr| self.core.means.house.trusts(*address);
         let named = asking.client.filter(|address| !trusted(address));
         let Some(address) = named.filter(|_| uncounted) else {
             return Ok(());
         };
         let counted = holder(address);
-        if !self.door.quota.take(counted, self.core.house.per_address) {
+        if !self
+            .door
+            .quota
+            .take(counted, self.core.means.house.per_address)
+        {
             return Err(CROWDED);
         }
         client.bits.insert(Bits::COUNTED);
@@ -161,7 +165,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// From now on clients are counted by their address: those who are here stay, and count.
     pub(super) fn count_all(&mut self) {
-        let (house, mut from) = (&self.core.house, 0);
+        let (house, mut from) = (&self.core.means.house, 0);
         while let Some((key, _)) = self.clients.next_from(from)
             && house.per_address > 0
         {
@@ -180,7 +184,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Asked for each connection and request, never for a message: what it reads is shared.
     pub(super) fn look_at_memory(&mut self) {
-        let percent = self.core.chunks.leased_percent();
+        let percent = self.core.means.chunks.leased_percent();
         let was = self.core.stats.pressure;
         let now = was.next(percent);
         if now == was || (now < was && planted!(PressureForever)) {

@@ -184,7 +184,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 // One that is only full is better than one that is ill.
                 desperate: desperate && full.is_none(),
             };
-            let server = match (self.fleet.choose(pool, wish, now, &mut self.core.rng), full) {
+            let server = match (
+                self.fleet.choose(pool, wish, now, &mut self.core.means.rng),
+                full,
+            ) {
                 (Ok(server), _) => server,
                 (Err(_), Some(first)) => return Some(first),
                 (Err(none), None) => {
@@ -266,15 +269,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let upstream = client.upstream;
         if let Some(slot) = self.upstreams.get_mut(upstream) {
             let mut part = client.session.take_upload();
-            self.core.chunks.join(&mut slot.spill, &mut part);
+            self.core.means.chunks.join(&mut slot.spill, &mut part);
             self.mark_upstream(upstream);
         }
     }
 
     fn dial_for_call(&mut self, key: Key, pool: u16, server: u16) {
         let now = self.core.now;
-        let head_max = self.core.house.header_max;
-        let body_max = self.core.house.message_max;
+        let head_max = self.core.means.house.header_max;
+        let body_max = self.core.means.house.message_max;
         let place = &self.fleet.servers[usize::from(server)];
         place.take_trial(now);
         let token = Token::upstream(self.upstreams.next_key());
@@ -341,14 +344,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let bytes = &mut core.first_bytes;
         let said = client
             .session
-            .compose_call(&mut slot.dialect, &to, &core.chunks, bytes);
+            .compose_call(&mut slot.dialect, &to, &core.means.chunks, bytes);
         let need = bytes.len() + client.session.stashed();
-        if said && slot.bits.contains(Bits::DONE) && core.chunks.room(need) {
-            client.session.compose_upload(&mut core.chunks, bytes);
+        if said && slot.bits.contains(Bits::DONE) && core.means.chunks.room(need) {
+            client.session.compose_upload(&mut core.means.chunks, bytes);
         }
-        let fits = said && core.chunks.room(core.first_bytes.len());
+        let fits = said && core.means.chunks.room(core.first_bytes.len());
         if fits {
-            core.chunks.push(&mut slot.spill, &core.first_bytes);
+            core.means.chunks.push(&mut slot.spill, &core.first_bytes);
         }
         if core.first_bytes.capacity() > FIRST_BYTES_MAX {
             core.first_bytes = Vec::new();
@@ -412,8 +415,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         debug_assert!(slot.rider.is_none());
-        self.core.chunks.clear(&mut slot.stash);
-        self.core.chunks.clear(&mut slot.spill);
+        self.core.means.chunks.clear(&mut slot.stash);
+        self.core.means.chunks.clear(&mut slot.spill);
         if !planted!(PermitKept) {
             self.fleet.servers[usize::from(slot.server)]
                 .shared

@@ -98,8 +98,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.chores.timer = Timer::NONE;
         let listeners = std::mem::take(&mut self.chores.listeners);
         self.lists.accept.extend(listeners);
-        if self.core.chunks.is_loose() {
-            self.core.chunks.trim();
+        if self.core.means.chunks.is_loose() {
+            self.core.means.chunks.trim();
         }
         self.serve_queues();
         self.probe();
@@ -346,7 +346,9 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
         if self.confirmed() != confirmed {
             self.chores.squeezed_since = Some((self.core.now, self.confirmed()));
-        } else if self.core.now.since(since) >= SQUEEZE_MAX && !self.core.chunks.room(CLIENT_ROOM) {
+        } else if self.core.now.since(since) >= SQUEEZE_MAX
+            && !self.core.means.chunks.room(CLIENT_ROOM)
+        {
             self.shed();
             self.chores.squeezed_since = Some((self.core.now, confirmed));
         }

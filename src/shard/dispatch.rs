@@ -17,9 +17,9 @@ use crate::session::{
 impl<I: Io, D: Dialect> Shard<I, D> {
     /// Does all that the last event of this session asked for, and what that asks for in turn.
     pub(super) fn perform(&mut self, key: Key) {
-        while !self.core.actions.is_empty() {
+        while !self.core.means.actions.is_empty() {
             let mut doing = std::mem::take(&mut self.doing);
-            std::mem::swap(&mut doing, &mut self.core.actions);
+            std::mem::swap(&mut doing, &mut self.core.means.actions);
             for action in doing.drain(..) {
                 self.act(key, action);
             }
@@ -78,7 +78,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     fn route(&mut self, key: Key, asking: &Asking) {
         let bridge = self.fleet.bridge().filter(|_| {
-            let push = &self.core.house.push_path;
+            let push = &self.core.means.house.push_path;
             // A path of its own, or all plain requests that no route leads elsewhere.
             !asking.upgrade && push != "/" && asking.path.starts_with(push.as_str())
         });
@@ -146,7 +146,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             hash: hash_of(&self.fleet.pools[usize::from(pool)], session),
             desperate: now.since(attempt.since) > 0,
         };
-        let server = match self.fleet.choose(pool, wish, now, &mut self.core.rng) {
+        let server = match self.fleet.choose(pool, wish, now, &mut self.core.means.rng) {
             Ok(server) => server,
             Err(none) => {
                 let nobody = match none {
@@ -204,14 +204,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             plain: attempt.plain,
             first,
             pass: &settings.pass_headers,
-            head_max: core.house.header_max,
+            head_max: core.means.house.header_max,
         };
         core.first_bytes.clear();
-        let dialect = D::open(dial, &mut core.rng, &mut core.first_bytes);
+        let dialect = D::open(dial, &mut core.means.rng, &mut core.first_bytes);
         let mut spill = Chain::new();
         // One head is small beside the reserve that clients' messages leave.
-        if core.chunks.room(core.first_bytes.len()) {
-            core.chunks.push(&mut spill, &core.first_bytes);
+        if core.means.chunks.room(core.first_bytes.len()) {
+            core.means.chunks.push(&mut spill, &core.first_bytes);
         }
         place.shared.connected();
         let upstream = Upstream {
@@ -245,14 +245,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             && upstream.bits.contains(Bits::JOINED)
             && upstream.spill.is_empty()
         {
-            let frame = upstream.dialect.close(code, "", &mut self.core.rng);
+            let frame = upstream.dialect.close(code, "", &mut self.core.means.rng);
             // Once, and without waiting: it is a courtesy to a server that is being left.
             self.io.write(&mut upstream.socket, &[IoSlice::new(&frame)]);
         }
         if !planted!(ChunkLeaked) {
-            self.core.chunks.clear(&mut upstream.stash);
+            self.core.means.chunks.clear(&mut upstream.stash);
         }
-        self.core.chunks.clear(&mut upstream.spill);
+        self.core.means.chunks.clear(&mut upstream.spill);
         let server = usize::from(upstream.server);
         self.fleet.servers[server].shared.disconnected();
         if upstream.bits.contains(Bits::JOINED) {

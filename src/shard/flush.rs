@@ -74,13 +74,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// the socket refuses of these is copied.
     pub(super) fn write_client(&mut self, key: Key) {
         let Some(client) = self.clients.get_mut(key) else {
-            self.core.direct.clear();
+            self.core.means.direct.clear();
             return;
         };
         let core = &mut self.core;
         let mut broken = false;
         while client.bits.contains(Bits::WRITABLE)
-            && (client.session.has_output() || !core.direct.is_empty())
+            && (client.session.has_output() || !core.means.direct.is_empty())
         {
             let Some(socket) = &mut client.socket else {
                 break;
@@ -88,8 +88,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let mut count = 0;
             let mut total = 0;
-            let queued = client.session.output(&core.chunks);
-            let direct = core.direct.iter().map(|range| &self.scratch[range.clone()]);
+            let queued = client.session.output(&core.means.chunks);
+            let direct = core
+                .means
+                .direct
+                .iter()
+                .map(|range| &self.scratch[range.clone()]);
             for (slot, bytes) in slices.iter_mut().zip(queued.chain(direct)) {
                 *slot = IoSlice::new(bytes);
                 (count, total) = (count + 1, total + bytes.len());
@@ -106,13 +110,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let queued = taken.min(client.session.held_output());
             client
                 .session
-                .output_taken(queued, core.now, &mut core.chunks);
-            drop_direct(&mut core.direct, taken - queued);
+                .output_taken(queued, core.now, &mut core.means.chunks);
+            drop_direct(&mut core.means.direct, taken - queued);
         }
-        for range in core.direct.drain(..) {
+        for range in core.means.direct.drain(..) {
             client
                 .session
-                .output_refused(&self.scratch[range], &mut core.chunks);
+                .output_refused(&self.scratch[range], &mut core.means.chunks);
         }
         let upstream = client.upstream;
         if broken {
@@ -158,11 +162,20 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let pool = client.session.pool().map_or(0, usize::from);
             let settings = core.settings.get(pool).unwrap_or(&core.nobodys);
             let parcel = &mut core.parcel;
-            client
-                .session
-                .compose(&upstream.dialect, core.now, settings, &mut core.rng, parcel);
+            client.session.compose(
+                &upstream.dialect,
+                core.now,
+                settings,
+                &mut core.means.rng,
+                parcel,
+            );
             let owed = !upstream.spill.is_empty() || !parcel.control.is_empty();
-            let unsent = || client.session.sendable(parcel.fenced, &core.chunks).next();
+            let unsent = || {
+                client
+                    .session
+                    .sendable(parcel.fenced, &core.means.chunks)
+                    .next()
+            };
             if !owed && unsent().is_none() {
                 return;
             }
@@ -180,14 +193,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             let (mut spill, mut journal, mut control) = (0, 0, parcel.control.len());
             let mut whole = true;
-            for bytes in core.chunks.slices(&upstream.spill, Spot::FRONT) {
+            for bytes in core.means.chunks.slices(&upstream.spill, Spot::FRONT) {
                 whole &= put(bytes);
                 spill += if whole { bytes.len() } else { 0 };
             }
             if control > 0 && parcel.place == Place::Before {
                 whole &= put(&parcel.control);
             }
-            for bytes in client.session.sendable(parcel.fenced, &core.chunks) {
+            for bytes in client.session.sendable(parcel.fenced, &core.means.chunks) {
                 whole &= put(bytes);
                 if !whole {
                     break;
@@ -220,10 +233,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             upstream.bits.set(Bits::WRITABLE, taken == total);
             let sent = Taken::new(taken, spill, control, journal, parcel.place);
-            core.chunks.drop_front(&mut upstream.spill, sent.spill);
+            core.means
+                .chunks
+                .drop_front(&mut upstream.spill, sent.spill);
             if sent.control > 0 {
                 let rest = &parcel.control[sent.control..];
-                core.chunks.push(&mut upstream.spill, rest);
+                core.means.chunks.push(&mut upstream.spill, rest);
             }
             let all = upstream.spill.is_empty();
             self.account(rider, &sent);

@@ -31,7 +31,6 @@ pub mod stats;
 pub mod token;
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -46,7 +45,7 @@ use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Chunks, Key, Prng, Quota, Slots, Tick, Timer, Wheel};
 use crate::session::valve::Fitting;
 use crate::session::{
-    Action, Ctx, Dialect, End, Event, House, Loss, Parcel, Phase, Session, Settings, Valves,
+    Action, Ctx, Dialect, End, Event, House, Loss, Means, Parcel, Phase, Session, Settings,
 };
 
 /// One core's share of the proxy, over a kernel `I` and a dialect `D`.
@@ -93,15 +92,10 @@ pub struct Shard<I: Io, D: Dialect> {
 /// What every session may use, whatever its slot.
 struct Core {
     now: Tick,
-    chunks: Chunks,
-    rng: Prng,
-    valves: Valves,
-    house: House,
+    means: Means,
     settings: Vec<Settings>,
     nobodys: Settings,
     stats: Stats,
-    actions: Vec<Action>,
-    direct: Vec<Range<usize>>,
     parcel: Parcel,
     first_bytes: Vec<u8>,
 }
@@ -209,17 +203,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let stats = Stats::new(plan.fleet.pools.len(), plan.fleet.servers.len());
         let mut house = plan.house;
         house.push_apis = plan.fleet.pushers();
+        let chunks = Chunks::new(plan.memory, plan.memory_step);
         let core = Core {
             now,
-            chunks: Chunks::new(plan.memory, plan.memory_step),
-            rng: plan.rng,
-            valves: Valves::none(),
-            house,
+            means: Means::new(chunks, plan.rng, house),
             settings: plan.settings,
             nobodys: Settings::default(),
             stats,
-            actions: Vec::new(),
-            direct: Vec::new(),
             parcel: Parcel::default(),
             first_bytes: Vec::new(),
         };
@@ -270,14 +260,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// Sessions that begin from now on get these valves. `clock` gives microseconds and never goes
     /// back.
     pub fn fit(&mut self, fittings: Arc<[Fitting]>, clock: fn() -> u64) {
-        self.core.valves.fit(fittings, clock);
+        self.core.means.valves.fit(fittings, clock);
         self.name_pools();
     }
 
     /// Valves are told what pools are called.
     fn name_pools(&mut self) {
         let names = self.fleet.pools.iter().map(|pool| pool.name.as_str());
-        self.core.valves.name_pools(names);
+        self.core.means.valves.name_pools(names);
     }
 
     /// One pass of the loop. False: the shard has stopped.
@@ -320,7 +310,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// What must always hold between two turns; run in tests.
     pub fn check_invariants(&self) {
-        self.core.chunks.check_invariants();
+        self.core.means.chunks.check_invariants();
         self.check_roster();
         self.check_line();
         self.check_sweeps();
@@ -374,12 +364,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             );
         }
         if self.clients.is_empty() {
-            assert!(self.core.valves.is_empty(), "an empty shard holds valves");
+            assert!(
+                self.core.means.valves.is_empty(),
+                "an empty shard holds valves"
+            );
             // A probe's request waits for its connection.
             let mut upstreams = self.upstreams.iter();
             let probing = upstreams.any(|(_, slot)| slot.rider == probe::PROBE);
             assert!(
-                self.core.chunks.used() == 0 || probing,
+                self.core.means.chunks.used() == 0 || probing,
                 "an empty shard holds chunks"
             );
             assert!(
@@ -510,7 +503,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.chores.relayed = relayed;
             stats.relay.saturating_record_n(took.max(1), new);
         }
-        if self.core.chunks.is_loose() && !self.chores.is_armed() {
+        if self.core.means.chunks.is_loose() && !self.chores.is_armed() {
             self.want_chores(chores::TRIM_PAUSE);
         }
     }
@@ -553,18 +546,8 @@ impl Core {
                 .unwrap_or(&self.nobodys),
             None => &self.nobodys,
         };
-        let mut ctx = Ctx {
-            now: self.now,
-            chunks: &mut self.chunks,
-            rng: &mut self.rng,
-            valves: &mut self.valves,
-            house: &self.house,
-            settings,
-            tally: self.stats.tally(pool),
-            actions: &mut self.actions,
-            input,
-            direct: &mut self.direct,
-        };
+        let tally = self.stats.tally(pool);
+        let mut ctx = self.means.lend(self.now, settings, tally, input);
         act(session, &mut ctx)
     }
 }

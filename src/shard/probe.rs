@@ -93,14 +93,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     plain: true,
                     first: false,
                     pass: &[],
-                    head_max: core.house.header_max,
+                    head_max: core.means.house.header_max,
                 };
-                Some(D::open(dial, &mut core.rng, &mut core.first_bytes))
+                Some(D::open(dial, &mut core.means.rng, &mut core.first_bytes))
             }
             Expect::Status | Expect::JsonStatus | Expect::Tcp => {
                 probe_request(&health.path, &place.authority, &mut core.first_bytes);
                 D::for_calls(&Terms {
-                    head_max: core.house.header_max,
+                    head_max: core.means.house.header_max,
                     body_max: BODY_MAX,
                     streams: false,
                     api: &Api::Http,
@@ -108,14 +108,15 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 })
             }
         };
-        let Some(dialect) = dialect.filter(|_| core.chunks.room(core.first_bytes.len())) else {
+        let Some(dialect) = dialect.filter(|_| core.means.chunks.room(core.first_bytes.len()))
+        else {
             // No memory, or a world without calls.
             self.io.close(socket);
             self.probes[at].due = now.after(health.interval);
             return;
         };
         let mut spill = Chain::new();
-        core.chunks.push(&mut spill, &core.first_bytes);
+        core.means.chunks.push(&mut spill, &core.first_bytes);
         let inserted = self.upstreams.insert(Upstream {
             dialect,
             socket,
@@ -151,7 +152,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return self.end_probe(at, true, None);
             }
             // One small request into an empty socket: it fits, or the time-out ends it.
-            let chunks = &mut self.core.chunks;
+            let chunks = &mut self.core.means.chunks;
             let parts: Vec<IoSlice<'_>> = chunks
                 .slices(&slot.spill, Spot::FRONT)
                 .map(IoSlice::new)
@@ -170,7 +171,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 return;
             };
             let kept = slot.stash.len();
-            if kept > STASH_ROOM - READ_MAX || !self.core.chunks.room(READ_MAX) {
+            if kept > STASH_ROOM - READ_MAX || !self.core.means.chunks.room(READ_MAX) {
                 return self.end_probe(at, false, None);
             }
             let new = match self
@@ -186,7 +187,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 Got::Broken => return self.end_probe(at, false, None),
             };
             let mut from = STASH_ROOM - kept;
-            let chunks = &mut self.core.chunks;
+            let chunks = &mut self.core.means.chunks;
             chunks.peek(
                 &slot.stash,
                 Spot::FRONT,
@@ -308,8 +309,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     fn drop_probe(&mut self, upstream: Key) {
         if let Some(mut slot) = self.upstreams.remove(upstream) {
-            self.core.chunks.clear(&mut slot.stash);
-            self.core.chunks.clear(&mut slot.spill);
+            self.core.means.chunks.clear(&mut slot.stash);
+            self.core.means.chunks.clear(&mut slot.spill);
             self.io.close(slot.socket);
         }
     }

@@ -14,7 +14,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             clients: self.clients.len(),
             upstreams: self.upstreams.len(),
             timers: self.wheel.len(),
-            buffer_bytes: self.core.chunks.used_bytes(),
+            buffer_bytes: self.core.means.chunks.used_bytes(),
             kept_bytes: self.core.stats.kept_bytes,
             tripped: self
                 .fleet

@@ -248,7 +248,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let Some(socket) = &mut client.socket else {
                 return;
             };
-            let chunks = &mut self.core.chunks;
+            let chunks = &mut self.core.means.chunks;
             // Whatever is read must find room: it is asked for before.
             let squeezed = !chunks.room(CLIENT_ROOM);
             client.session.squeeze_client(squeezed, self.core.now);
@@ -337,7 +337,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 upstream.bits.insert(Bits::STALLED);
                 return;
             }
-            let squeezed = !self.core.chunks.room(READ_MAX);
+            let squeezed = !self.core.means.chunks.room(READ_MAX);
             client.session.squeeze_upstream(squeezed, self.core.now);
             if squeezed {
                 return self.squeeze_upstream(key);
@@ -373,7 +373,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
             let begin = STASH_ROOM - kept;
             if kept > 0 {
-                let chunks = &mut self.core.chunks;
+                let chunks = &mut self.core.means.chunks;
                 let into = &mut self.scratch[begin..STASH_ROOM];
                 chunks.peek(&upstream.stash, Spot::FRONT, into);
                 chunks.clear(&mut upstream.stash);
@@ -422,6 +422,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let (used, heard) = upstream.dialect.hear(&self.scratch[at..end]);
             if matches!(heard, Heard::More) {
                 self.core
+                    .means
                     .chunks
                     .push(&mut upstream.stash, &self.scratch[at..end]);
                 client.session.answer_begun();
@@ -439,7 +440,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     Action::HangUpUpstream { .. } | Action::Release { .. }
                 )
             };
-            if self.core.actions.iter().any(over) {
+            if self.core.means.actions.iter().any(over) {
                 // More than was asked for: this connection is never used again.
                 if at < end {
                     upstream.bits.insert(Bits::ENDED);
@@ -447,7 +448,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 break;
             }
         }
-        if self.core.direct.is_empty() {
+        if self.core.means.direct.is_empty() {
             self.perform(rider);
         } else {
             self.write_client(rider);

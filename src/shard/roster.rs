@@ -19,7 +19,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.core.stats.join();
         // Calls that wait for a connection may have one there.
         self.shelf.join();
-        self.core.house.push_apis = self.fleet.pushers();
+        self.core.means.house.push_apis = self.fleet.pushers();
         self.begin_probes(server);
         self.tell_at_home(server, News::Joined { server });
     }
@@ -39,7 +39,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         }
         if state == ServerState::Gone {
             self.end_probes(server);
-            self.core.house.push_apis = self.fleet.pushers();
+            self.core.means.house.push_apis = self.fleet.pushers();
         }
     }
 

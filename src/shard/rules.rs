@@ -42,12 +42,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.shelf.grow(pools);
         self.queues.resize(pools, Queue::default());
         self.core.settings.clone_from(&rules.settings);
-        let counted = self.core.house.per_address > 0;
-        self.core.house.clone_from(&rules.house);
+        let counted = self.core.means.house.per_address > 0;
+        self.core.means.house.clone_from(&rules.house);
         if !counted {
             self.count_all();
         }
-        self.core.house.push_apis = self.fleet.pushers();
+        self.core.means.house.push_apis = self.fleet.pushers();
         for server in 0..self.fleet.servers.len() as u16 {
             let pool = usize::from(self.fleet.servers[usize::from(server)].pool);
             let other = probed.get(pool) != Some(&self.fleet.pools[pool].health);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use wsteady::kit::{Budget, Chain, Chunks, Prng, Spot, Tick};
 use wsteady::session::dialect::ws::Ws;
 use wsteady::session::{
-    Action, Ctx, Dial, Dialect, Event, Heard, House, Loss, Nobody, Parcel, Phase, Place, Session,
-    Settings, Tally, Valves, Verdict,
+    Action, Ctx, Dial, Dialect, Event, Heard, House, Loss, Means, Nobody, Parcel, Phase, Place,
+    Session, Settings, Tally, Verdict,
 };
 use wsteady::wire::frame::{Opcode, Sender, control};
 use wsteady::wire::head::{HeadLimits, Request};
@@ -50,15 +50,10 @@ pub struct World {
 }
 
 struct Core {
-    chunks: Chunks,
-    rng: Prng,
-    valves: Valves,
-    house: House,
+    means: Means,
     settings: Settings,
     nobodys: Settings,
     tally: Tally,
-    actions: Vec<Action>,
-    direct: Vec<std::ops::Range<usize>>,
     parcel: Parcel,
 }
 
@@ -98,15 +93,14 @@ impl World {
     pub fn new(settings: Settings, house: House, seed: u8) -> World {
         let now = Tick(u32::MAX - 20 * u32::from(seed));
         let core = Core {
-            chunks: Chunks::new(Arc::new(Budget::new(1 << 16)), 64),
-            rng: Prng::from_u64(u64::from(seed)),
-            valves: Valves::none(),
-            house,
+            means: Means::new(
+                Chunks::new(Arc::new(Budget::new(1 << 16)), 64),
+                Prng::from_u64(u64::from(seed)),
+                house,
+            ),
             settings,
             nobodys: Settings::default(),
             tally: Tally::default(),
-            actions: Vec::new(),
-            direct: Vec::new(),
             parcel: Parcel::default(),
         };
         let peer = ([127, 0, 0, 1], 5).into();
@@ -168,7 +162,11 @@ impl World {
         for _ in 0..3_000 {
             self.turn();
             if self.over {
-                assert_eq!(self.core.chunks.used(), 0, "a buried session holds chunks");
+                assert_eq!(
+                    self.core.means.chunks.used(),
+                    0,
+                    "a buried session holds chunks"
+                );
                 return;
             }
             if self.queued {
@@ -280,7 +278,7 @@ impl World {
         client.inbox.drain(..new);
         let more = !client.inbox.is_empty() || client.ended;
         self.session
-            .unstash(&mut scratch[begin..STASH_ROOM], &mut self.core.chunks);
+            .unstash(&mut scratch[begin..STASH_ROOM], &mut self.core.means.chunks);
         let bytes = &scratch[begin..STASH_ROOM + new];
         self.with(bytes, |session, ctx| {
             session.on(Event::ClientBytes { bytes, kept }, ctx)
@@ -405,12 +403,12 @@ impl World {
         upstream.inbox.drain(..new);
         self.read_upstream_again |=
             max >= READ_MAX && (upstream.ended || !upstream.inbox.is_empty());
-        self.core.chunks.peek(
+        self.core.means.chunks.peek(
             &upstream.stash,
             Spot::FRONT,
             &mut self.scratch[begin..STASH_ROOM],
         );
-        self.core.chunks.clear(&mut upstream.stash);
+        self.core.means.chunks.clear(&mut upstream.stash);
         self.hear(begin, STASH_ROOM + new);
     }
 
@@ -423,6 +421,7 @@ impl World {
             let (used, heard) = upstream.dialect.hear(&scratch[at..end]);
             if matches!(heard, Heard::More) {
                 self.core
+                    .means
                     .chunks
                     .push(&mut upstream.stash, &scratch[at..end]);
                 break;
@@ -439,12 +438,12 @@ impl World {
             });
             at += used;
             let over = |action: &Action| matches!(action, Action::HangUpUpstream { .. });
-            if self.core.actions.iter().any(over) {
+            if self.core.means.actions.iter().any(over) {
                 break;
             }
         }
         self.scratch = scratch;
-        if !self.core.direct.is_empty() {
+        if !self.core.means.direct.is_empty() {
             self.write_client();
         }
         self.perform();
@@ -459,29 +458,19 @@ impl World {
     fn with(&mut self, input: &[u8], act: impl FnOnce(&mut Session, &mut Ctx<'_>)) {
         let core = &mut self.core;
         let joined = self.session.pool().is_some();
-        let mut ctx = Ctx {
-            now: self.now,
-            chunks: &mut core.chunks,
-            rng: &mut core.rng,
-            valves: &mut core.valves,
-            house: &core.house,
-            settings: if joined {
-                &core.settings
-            } else {
-                &core.nobodys
-            },
-            tally: &mut core.tally,
-            actions: &mut core.actions,
-            input,
-            direct: &mut core.direct,
+        let settings = if joined {
+            &core.settings
+        } else {
+            &core.nobodys
         };
+        let mut ctx = core.means.lend(self.now, settings, &mut core.tally, input);
         act(&mut self.session, &mut ctx);
         self.session.check_invariants();
     }
 
     fn perform(&mut self) {
-        while !self.core.actions.is_empty() {
-            for action in std::mem::take(&mut self.core.actions) {
+        while !self.core.means.actions.is_empty() {
+            for action in std::mem::take(&mut self.core.means.actions) {
                 self.act(action);
             }
         }
@@ -598,12 +587,12 @@ impl World {
             plain: attempt.plain,
             first,
             pass: &core.settings.pass_headers,
-            head_max: core.house.header_max,
+            head_max: core.means.house.header_max,
         };
-        let dialect = Ws::open(dial, &mut core.rng, &mut first_bytes);
+        let dialect = Ws::open(dial, &mut core.means.rng, &mut first_bytes);
         assert!(!first_bytes.is_empty(), "a kept request can be written");
         let mut spill = Chain::new();
-        core.chunks.push(&mut spill, &first_bytes);
+        core.means.chunks.push(&mut spill, &first_bytes);
         self.upstream = Some(Upstream {
             dialect,
             connected: false,
@@ -627,21 +616,21 @@ impl World {
             && upstream.joined
             && upstream.spill.is_empty()
         {
-            let frame = upstream.dialect.close(code, "", &mut self.core.rng);
+            let frame = upstream.dialect.close(code, "", &mut self.core.means.rng);
             let taken = frame.len().min(self.upstream_room);
             upstream.wire.took(&frame[..taken]);
         }
         self.laws.look_at(&upstream);
         self.laws.saying.clear();
-        self.core.chunks.clear(&mut upstream.stash);
-        self.core.chunks.clear(&mut upstream.spill);
+        self.core.means.chunks.clear(&mut upstream.stash);
+        self.core.means.chunks.clear(&mut upstream.spill);
     }
 
     fn write_client(&mut self) {
-        let direct = std::mem::take(&mut self.core.direct);
+        let direct = std::mem::take(&mut self.core.means.direct);
         let queued: Vec<u8> = self
             .session
-            .output(&self.core.chunks)
+            .output(&self.core.means.chunks)
             .flatten()
             .copied()
             .collect();
@@ -661,9 +650,9 @@ impl World {
         let all = [&queued[..of_queue], &at_once[..taken - of_queue]].concat();
         self.laws.to_client.took(&all);
         self.session
-            .output_taken(of_queue, self.now, &mut self.core.chunks);
+            .output_taken(of_queue, self.now, &mut self.core.means.chunks);
         self.session
-            .output_refused(&at_once[taken - of_queue..], &mut self.core.chunks);
+            .output_refused(&at_once[taken - of_queue..], &mut self.core.means.chunks);
         if !self.session.has_output() && self.session.awaits_drain() {
             self.call(Event::ClientDrained);
         }
@@ -686,14 +675,14 @@ impl World {
                 &upstream.dialect,
                 self.now,
                 &core.settings,
-                &mut core.rng,
+                &mut core.means.rng,
                 parcel,
             );
             let flat = |slices: &mut dyn Iterator<Item = &[u8]>| -> Vec<u8> {
                 slices.flatten().copied().collect()
             };
-            let spill = flat(&mut core.chunks.slices(&upstream.spill, Spot::FRONT));
-            let journal = flat(&mut session.sendable(parcel.fenced, &core.chunks));
+            let spill = flat(&mut core.means.chunks.slices(&upstream.spill, Spot::FRONT));
+            let journal = flat(&mut session.sendable(parcel.fenced, &core.means.chunks));
             let control = parcel.control.clone();
             let parts = match parcel.place {
                 Place::Before => [&spill[..], &control, &journal],
@@ -712,9 +701,10 @@ impl World {
                 Place::Before => (left.min(control.len()), left.saturating_sub(control.len())),
                 Place::After => (left.saturating_sub(journal.len()), left.min(journal.len())),
             };
-            core.chunks.drop_front(&mut upstream.spill, of_spill);
+            core.means.chunks.drop_front(&mut upstream.spill, of_spill);
             if of_control > 0 {
-                core.chunks
+                core.means
+                    .chunks
                     .push(&mut upstream.spill, &control[of_control..]);
             }
             self.laws.look_at(upstream);
@@ -742,7 +732,7 @@ impl World {
     /// What must hold between two turns.
     fn check(&mut self) {
         let (session, tally) = (&self.session, &self.core.tally);
-        self.core.chunks.check_invariants();
+        self.core.means.chunks.check_invariants();
         let unconfirmed: u64 = tally.unconfirmed.iter().sum();
         assert_eq!(
             tally.messages_up,
