@@ -110,6 +110,8 @@ pub enum Bug {
     HeadHasBody,
     /// An upload goes on when its client has read something, not when its server has.
     UploadUnpaused,
+    /// A shard gives connections away that are its own by right, and asks them back.
+    ShareGiven,
     /// A connection that was closed at rest still counts.
     PermitKept,
     /// A probe that hangs is never given up.
@@ -174,6 +176,7 @@ impl Bug {
         Bug::ReplyTwice,
         Bug::WaitingLost,
         Bug::CrowdForgotten,
+        Bug::ShareGiven,
         Bug::EndedForgotten,
         Bug::PutOffForgotten,
         Bug::DialGoesOn,
@@ -205,6 +208,7 @@ impl Bug {
                 | Bug::ReplyTwice
                 | Bug::WaitingLost
                 | Bug::CrowdForgotten
+                | Bug::ShareGiven
         )
     }
 

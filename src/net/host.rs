@@ -196,3 +196,30 @@ impl Post {
 
 /// Mails that may wait for a shard.
 const INBOX_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_woken_once_until_it_looks() {
+        let host = Host::new(2, Clock::start()).unwrap();
+        let post = host.post();
+        let send = |count: usize| (0..count).for_each(|_| post.send(1, Mail::Accepting(true)));
+        let woken = || [0, 1].map(|shard| post.waker(shard).unwrap().count());
+        send(3);
+        assert_eq!(woken(), [0, 1], "once for three mails");
+        send(2);
+        assert_eq!(woken(), [0, 0], "it has not looked yet");
+        post.looks(1);
+        assert_eq!(woken(), [0, 0], "to look wakes nobody");
+        send(2);
+        assert_eq!(woken(), [0, 1], "once more, for it has looked");
+        post.looks(1);
+        post.wake(1);
+        assert_eq!(woken(), [0, 1], "it has left mail in its box");
+        send(1);
+        assert_eq!(woken(), [0, 1], "a mail more, and it may sleep already");
+        assert_eq!(host.inboxes[1].len(), 8);
+    }
+}

@@ -41,4 +41,12 @@ impl Waker {
         rustix::io::write(&self.event, &1_u64.to_ne_bytes())?;
         Ok(())
     }
+
+    /// How often it has woken since this was asked last.
+    #[cfg(test)]
+    pub fn count(&self) -> u64 {
+        let mut sum = [0; 8];
+        // There is nothing to be read if it has not.
+        rustix::io::read(&self.event, &mut sum).map_or(0, |_| u64::from_ne_bytes(sum))
+    }
 }

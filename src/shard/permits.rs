@@ -100,7 +100,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// wait everywhere, the even shares stay where they are: moving them would cost each shard
     /// connections, and help none.
     fn has_spare(&self, server: u16) -> bool {
-        self.shelf.stands(server) > self.even_share(server)
+        self.shelf.stands(server) > self.even_share(server) || planted!(ShareGiven)
     }
 
     fn even_share(&self, server: u16) -> u32 {

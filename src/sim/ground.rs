@@ -78,8 +78,8 @@ pub trait Scene: DerefMut<Target = Ground> {
 
     fn on_person_closed(&mut self, person: usize);
 
-    /// One shard writes to another.
-    fn on_mail(&mut self, _mail: &Mail) {}
+    /// One shard writes to another, of this number.
+    fn on_mail(&mut self, _to: usize, _mail: &Mail) {}
 }
 
 impl Ground {
@@ -336,7 +336,7 @@ impl<W: Scene> Io for Kernel<W> {
 
     fn send(&mut self, shard: usize, mail: Mail) {
         let world = self.world();
-        world.on_mail(&mail);
+        world.on_mail(shard, &mail);
         world.doors[shard].mail.put(mail);
     }
 

@@ -30,6 +30,8 @@ pub struct Line {
     pub begun: bool,
     /// Requests over it so far.
     pub asked: u32,
+    /// Since when it rests: its last answer was read then.
+    pub rests_since: Option<u64>,
     /// Garbage was read: nothing that follows is understood.
     pub deaf: bool,
     /// Why nothing may ever be sent over it again.

@@ -58,7 +58,7 @@ impl World {
         let whole = place.asking.as_ref().is_some_and(|asking| asking.whole);
         assert!(!whole, "law: line {line}: one call at a time");
         if !place.begun {
-            place.begun = true;
+            (place.begun, place.rests_since) = (true, None);
             place.asked += 1;
         }
         place.tap.push(bytes);
@@ -291,6 +291,7 @@ impl World {
     /// The proxy has read of a line.
     pub fn hear_line(&mut self, line: usize, got: Got) {
         let taken = self.conns[self.lines[line].conn].inward.taken;
+        let now = self.now;
         let place = &mut self.lines[line];
         if !place.begun || place.deaf {
             if got != Got::Wait {
@@ -315,7 +316,7 @@ impl World {
             place.deaf = true;
             return;
         }
-        place.begun = false;
+        (place.begun, place.rests_since) = (false, Some(now));
         let asking = place.asking.take();
         let early = asking.as_ref().is_some_and(|asking| !asking.whole);
         if more {

@@ -21,6 +21,10 @@ pub struct Ledger {
     /// The shards were told to stop, at the latest then.
     pub drain_ends: Option<u64>,
     pub healed_at: Option<u64>,
+    /// The line that the proxy has closed last.
+    pub closed: Option<usize>,
+    /// When a shard has asked last for connections to a server that are its by right.
+    pub rights: BTreeMap<(u16, usize), u64>,
 }
 
 /// One session, as the APIs and its client saw it.
@@ -336,6 +340,39 @@ impl World {
         (0..given_up).for_each(|_| self.hit("session: gave up its delete"));
     }
 
+    /// A shard has closed a connection for another to open one. What it gave it may ask back by right
+    /// if it has less than its even share now: then connections would go round in circles.
+    pub fn judge_permit(&mut self, server: u16, to: usize) {
+        let closed = self.laws.closed.expect("law: it closes one before");
+        let api = usize::from(server);
+        assert_eq!(self.lines[closed].api, api, "law: a permit for its api");
+        let giver = self.conns[self.lines[closed].conn].shard;
+        let theirs = self.open_ends().filter(|conn| conn.shard == giver);
+        let lines = theirs.filter_map(|conn| match conn.far {
+            Far::Server(line) => Some(line),
+            Far::Client(_) => None,
+        });
+        let kept: Vec<usize> = lines.filter(|line| self.lines[*line].api == api).collect();
+        let even = self.fleet.pools[0].connections.max as usize / self.doors.len();
+        let asked = self.laws.rights.get(&(server, to));
+        let by_right = asked.is_some_and(|at| self.now < at + RIGHT_LIFE) && kept.len() >= even;
+        let rested = |line: &usize| {
+            let since = self.lines[*line].rests_since;
+            since.is_some_and(|since| self.now - since >= REST)
+        };
+        let spare = kept.iter().chain([&closed]).any(rested);
+        assert!(
+            by_right || spare,
+            "law: shard {giver} has {} of {even} connections to api {api}, and gives one to {to}",
+            kept.len()
+        );
+        self.hit(if spare {
+            "shelf: a permit that rested"
+        } else {
+            "shelf: a permit by right"
+        });
+    }
+
     /// The fleet's counts are the connections that there are, and never more than allowed.
     fn check_connections(&mut self) {
         let mut counts = vec![0; self.apis.len()];
@@ -439,6 +476,12 @@ impl World {
         }
     }
 }
+
+/// What rests for so long, in ms, may go to another shard.
+const REST: u64 = 10;
+
+/// A wish that old, in ms, is forgotten: a second, and what its mail may take.
+const RIGHT_LIFE: u64 = 1_500;
 
 /// What a drain of three seconds leaves for the last DELETEs, in ms.
 const DRAIN_LAST: u64 = 800;

@@ -133,15 +133,26 @@ impl Scene for World {
 
     fn on_line_closed(&mut self, line: usize) {
         self.lines[line].asking = None;
+        self.laws.closed = Some(line);
     }
 
     fn on_person_closed(&mut self, person: usize) {
         self.leave_person(person);
     }
 
-    fn on_mail(&mut self, mail: &Mail) {
-        if matches!(mail, Mail::Deliver { .. }) {
-            self.hit("push: to another shard");
+    fn on_mail(&mut self, to: usize, mail: &Mail) {
+        match mail {
+            Mail::Deliver { .. } => self.hit("push: to another shard"),
+            Mail::Permit {
+                server,
+                from,
+                by_right: true,
+            } => {
+                let asked = (*server, usize::from(*from));
+                self.laws.rights.insert(asked, self.ground.now);
+            }
+            Mail::Granted { server } => self.judge_permit(*server, to),
+            _ => {}
         }
     }
 }
