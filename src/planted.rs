@@ -128,6 +128,8 @@ pub enum Bug {
     AnswerInsideMessage,
     /// The valves of a session outlive it.
     ValvesKept,
+    /// What was pushed before the 101 goes past no valve.
+    EarlyUnseen,
 }
 
 impl Bug {
@@ -194,6 +196,7 @@ impl Bug {
         Bug::DroppedStays,
         Bug::AnswerInsideMessage,
         Bug::ValvesKept,
+        Bug::EarlyUnseen,
     ];
 
     /// Whether it is a bug of the bridge, which is looked for in a world of its own.
@@ -209,6 +212,7 @@ impl Bug {
                 | Bug::WaitingLost
                 | Bug::CrowdForgotten
                 | Bug::ShareGiven
+                | Bug::EarlyUnseen
         )
     }
 

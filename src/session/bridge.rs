@@ -333,6 +333,10 @@ impl Session {
                 return;
             };
             rest = &rest[header + frame.len()..];
+            if planted!(EarlyUnseen) {
+                self.put_down(opcode == Opcode::Text, frame, ctx);
+                continue;
+            }
             let _room = self.say_down(opcode == Opcode::Binary, frame, ctx);
         }
     }

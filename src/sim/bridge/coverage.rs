@@ -81,5 +81,8 @@ pub const EVENTS: &[&str] = &[
     "shelf: a permit that rested",
     "shelf: all connections taken",
     "shelf: emptied",
+    "valve: a message goes on",
+    "valve: a push before the 101",
+    "valve: an answer",
     "write: short",
 ];

@@ -10,6 +10,7 @@ use crate::session::dialect::Tongue;
 use crate::session::{Confirm, End, Phase};
 use crate::shard::Shard;
 use crate::sim::pipe::Far;
+use crate::sim::valves::Dress;
 
 /// What is known of all sessions.
 #[derive(Default)]
@@ -114,6 +115,9 @@ impl World {
         self.hit("push: delivered");
         if early {
             self.hit("push: before the 101");
+            if self.dress == Dress::Both {
+                self.hit("valve: a push before the 101");
+            }
         }
     }
 
@@ -263,7 +267,7 @@ impl World {
             pushes.map(move |(n, push)| (at, n, push))
         });
         all.filter_map(|(at, n, push)| match push.answer {
-            Some((200, when)) => match push.verb {
+            Some((200, when)) if self.goes_down(n as u32) => match push.verb {
                 Verb::Message => Some((at, n, push, when)),
                 Verb::Broadcast if push.slow == 0 => Some((at, n, push, when)),
                 _ => None,
@@ -460,11 +464,12 @@ impl World {
                 Confirm::Written => (log.begun, log.begun + log.cut),
                 Confirm::Received | Confirm::Processed => (log.answered, log.answered),
             };
+            let sent = self.passing(guest.next);
             assert!(
-                (least..=most).contains(&u64::from(guest.next)),
-                "law: {least} to {most} of {} messages of guest {me}, session {session:x}",
-                guest.next
+                (least..=most).contains(&sent),
+                "law: {least} to {most} of {sent} messages of guest {me}, session {session:x}"
             );
+            self.check_warned(me, guest);
             let due = log.expected.len();
             assert_eq!(guest.answers, due, "law: answers to guest {me}");
             for (pusher, n, push, _) in self.taken_pushes() {

@@ -9,6 +9,7 @@ mod http;
 mod laws;
 mod people;
 mod pusher;
+mod valves;
 mod world;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use self::people::{IDS, Person, Stage};
 use self::world::{BridgeSim, World};
 use super::pipe::Far;
 use super::sightings::Sightings;
+use super::valves::clock;
 use crate::fleet::{Balance, Breaker, Connections, Fleet, Kind as Serves, Pool, Server as Place};
 use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::Tongue;
@@ -82,6 +84,7 @@ impl Run {
         let connections = Arc::new(Budget::new(1_000));
         let quota = Arc::<Quota>::default();
         let busy = Arc::new(AtomicUsize::new(shards));
+        let fittings = valves::fittings(world.dress);
         let line_max = [1, 2, 64][rng.below(3) as usize];
         let walk_max = [1, 2, 256][rng.below(3) as usize];
         let plan = |index: usize| Plan {
@@ -105,7 +108,11 @@ impl Run {
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
         let shards: Vec<_> = (0..shards)
-            .map(|index| Shard::new(plan(index), BridgeSim::new(index, &world)))
+            .map(|index| {
+                let mut shard = Shard::new(plan(index), BridgeSim::new(index, &world));
+                shard.fit(fittings.clone(), clock);
+                shard
+            })
             .collect();
         let crowd = 1 + rng.below(7) as usize;
         let running = vec![true; shards.len()];

@@ -57,6 +57,8 @@ pub struct Guest {
     /// Answers that it has got, and the last push of each pusher.
     pub answers: usize,
     pushes: BTreeMap<u32, u32>,
+    /// Answers of its valve.
+    pub warned: u64,
     /// It reads hardly anything until then.
     pub slow_until: u64,
 }
@@ -234,8 +236,15 @@ impl Guest {
         let short = [b"No", b"ok"].iter().position(|short| *short == bytes);
         let (from, n) = match short {
             Some(n) => (SHORT, n as u32),
-            None => codec::recognise(bytes, text)
-                .unwrap_or_else(|error| panic!("law: guest {me} reads whole messages: {error}")),
+            None => {
+                let (from, n) = codec::recognise(bytes, text).unwrap_or_else(|error| {
+                    panic!("law: guest {me} reads whole messages: {error}")
+                });
+                match world.on_passed_down(me, self, from, n) {
+                    Some(from) => (from, n),
+                    None => return,
+                }
+            }
         };
         if from & PUSHES == 0 {
             return world.on_answer_delivered(me, self, (from, n));

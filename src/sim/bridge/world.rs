@@ -12,6 +12,7 @@ use crate::session::{House, Settings};
 use crate::shard::{Dialled, Got, Mail, Token};
 use crate::sim::ground::{Ground, Kernel, Scene};
 use crate::sim::settings::Course;
+use crate::sim::valves::{Dress, dress};
 
 /// The world of one run. It is handed from shard to shard, whoever has its turn.
 pub struct World {
@@ -30,6 +31,8 @@ pub struct World {
     /// APIs that are to be gone when they have no connection any more.
     pub leaving: Vec<u16>,
     pub laws: Ledger,
+    /// What its valves ask for.
+    pub dress: Dress,
     /// Faults are on, and peers talk.
     pub wild: bool,
     pub talking: bool,
@@ -58,6 +61,7 @@ impl World {
             fleet,
             leaving: Vec::new(),
             laws: Ledger::default(),
+            dress: dress(seed, 1)[0],
             wild: true,
             talking: true,
         }
