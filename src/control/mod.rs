@@ -11,6 +11,8 @@ pub mod config;
 pub mod demo;
 pub mod generate;
 pub mod log;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod notify;
 pub mod preflight;
 pub mod profile;
