@@ -13,6 +13,8 @@ use crate::builder::Builder;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
 use crate::control::config::Config;
+#[cfg(feature = "nats")]
+use crate::control::nats::Couriers;
 use crate::control::recruiter::Recruiter;
 use crate::control::reload::Reloader;
 use crate::control::report;
@@ -38,6 +40,8 @@ pub struct Proxy {
     desk: Arc<Desk>,
     reloader: Arc<Reloader>,
     watching: Vec<Watching>,
+    #[cfg(feature = "nats")]
+    couriers: Couriers,
     busy: Arc<AtomicUsize>,
 }
 
@@ -124,8 +128,22 @@ impl Proxy {
         let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
+        #[cfg(feature = "nats")]
+        let couriers = {
+            let board = board.clone();
+            let post = Arc::new(move |mail| board.tell(0, mail)) as Arc<dyn Fn(_) + Send + Sync>;
+            Couriers::start(&config, &post).map_err(system)?
+        };
+        #[cfg(feature = "nats")]
+        let pushed = couriers.answers();
         let outside = Outside {
-            answers: Arc::new(move |ticket, answer| board.answer(ticket, answer)),
+            answers: Arc::new(move |ticket, answer| {
+                #[cfg(feature = "nats")]
+                let Some(answer) = pushed(ticket, answer) else {
+                    return;
+                };
+                board.answer(ticket, answer);
+            }),
             elsewhere: None,
         };
         let newsroom = desk.clone();
@@ -136,6 +154,8 @@ impl Proxy {
             .map(Watching::start)
             .collect::<Result<(Vec<_>, Vec<_>), _>>()
             .map_err(system)?;
+        #[cfg(feature = "nats")]
+        let notifies = notifies.into_iter().chain(couriers.notify()).collect();
         let extras = Extras {
             watcher,
             notifies,
@@ -177,6 +197,8 @@ impl Proxy {
             desk,
             reloader: Arc::new(reloader),
             watching,
+            #[cfg(feature = "nats")]
+            couriers,
             busy,
         })
     }
@@ -225,6 +247,8 @@ impl Proxy {
         }
         drop(self.resolver);
         self.admin.stop();
+        #[cfg(feature = "nats")]
+        self.couriers.finish();
         self.watching.into_iter().for_each(Watching::finish);
     }
 

@@ -120,6 +120,8 @@ pub(super) fn kind_of(kind: PoolKind) -> fleet::Kind {
         PoolKind::Websocket => fleet::Kind::WebSocket,
         PoolKind::Bridge => fleet::Kind::Bridge,
         PoolKind::Http => fleet::Kind::Http,
+        #[cfg(feature = "nats")]
+        PoolKind::Nats => fleet::Kind::Bridge,
     }
 }
 
@@ -188,8 +190,14 @@ pub(super) fn settings_of(pool: &PoolConfig) -> Settings {
             PoolKind::Websocket => session::Kind::WebSocket,
             PoolKind::Bridge => session::Kind::Bridge,
             PoolKind::Http => session::Kind::Http,
+            #[cfg(feature = "nats")]
+            PoolKind::Nats => session::Kind::Bridge,
         },
-        api: session::Api::Http,
+        api: match pool.kind {
+            PoolKind::Websocket | PoolKind::Bridge | PoolKind::Http => session::Api::Http,
+            #[cfg(feature = "nats")]
+            PoolKind::Nats => super::nats::api_of(pool),
+        },
         response: ms(timeouts.response),
         full_status: pool.connections.map_or(503, |shared| shared.full_status),
         replace: session.on_duplicate == OnDuplicate::Replace,

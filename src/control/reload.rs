@@ -137,6 +137,8 @@ impl Reloader {
             settings,
         } = &mut *state;
         let (config, waiting) = differ::keep_fixed(before, config);
+        #[cfg(feature = "nats")]
+        super::nats::check_reload(before, &config)?;
         let difference = Difference::between(before, &config);
         let newcomers = self.resolved(&difference)?;
         let mut fleet = self.desk.fleet();

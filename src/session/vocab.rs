@@ -475,6 +475,8 @@ pub enum Kind {
 pub enum Api {
     #[default]
     Http,
+    #[cfg(feature = "nats")]
+    Nats(std::sync::Arc<super::dialect::nats::NatsTerms>),
 }
 
 /// How sessions of one pool behave. Times in milliseconds, sizes in bytes.

@@ -426,8 +426,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.shelf.ends(slot.server);
     }
 
-    /// Connections that rest and have something to say go before anything else is done in a turn: a
-    /// call that took one would have that for its answer (THREATS V16).
+    /// Connections that rest and have something to say that their dialect does not know of go before
+    /// anything else is done in a turn: a call that took one would have that for its answer (THREATS V16).
     pub(super) fn drop_spoiled(&mut self) {
         if self.shelf.count == 0 || planted!(SpoiledTaken) {
             return;
@@ -440,6 +440,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                     .upstreams
                     .get(key)
                     .is_some_and(|slot| slot.rider.is_none())
+                && (ready.ended || !self.hear_at_rest(key))
             {
                 self.drop_upstream(key);
             }

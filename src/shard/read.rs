@@ -388,7 +388,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     /// Nobody has asked: what has come would be taken for the next answer, unless the dialect knows
     /// of such things. False: the connection is of no use any more.
-    fn hear_at_rest(&mut self, key: Key) -> bool {
+    pub(super) fn hear_at_rest(&mut self, key: Key) -> bool {
         let Some(upstream) = self.upstreams.get_mut(key) else {
             return true;
         };

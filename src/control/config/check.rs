@@ -31,6 +31,8 @@ fn check_pools(config: &Config, findings: &mut Findings) {
         check_connections(pool, findings);
         check_health(pool, findings);
         check_balance(pool, findings);
+        #[cfg(feature = "nats")]
+        check_nats(pool, &config.pools, findings);
         let path = format!("pools.{}", pool.name);
         if pool.servers.is_empty() {
             findings.warn_at(
@@ -60,6 +62,47 @@ fn check_health(pool: &PoolConfig, findings: &mut Findings) {
     }
 }
 
+/// What clients are sent comes over one connection to these servers, made at the start.
+#[cfg(feature = "nats")]
+fn check_nats(pool: &PoolConfig, pools: &[PoolConfig], findings: &mut Findings) {
+    if pool.kind != PoolKind::Nats {
+        return;
+    }
+    let path = format!("pools.{}", pool.name);
+    if pool.servers.is_empty() {
+        findings.problem_at(
+            &path,
+            "has no servers; write at least one, such as nats://host:4222",
+        );
+    }
+    if pool.nats.token.is_some() && pool.nats.user.is_some() {
+        findings.warn_at(
+            &format!("{path}.nats.token"),
+            "beside a user; servers look at one of the two",
+        );
+    }
+    if pool.nats.password.is_some() && pool.nats.user.is_none() {
+        findings.warn_at(
+            &format!("{path}.nats.password"),
+            "without a user; add nats.user",
+        );
+    }
+    let same = |other: &&PoolConfig| {
+        other.kind == PoolKind::Nats
+            && other.name != pool.name
+            && other.nats.prefix == pool.nats.prefix
+    };
+    if let Some(other) = pools.iter().find(same) {
+        findings.warn_at(
+            &format!("{path}.nats.prefix"),
+            &format!(
+                "pool {} has the same: their clients share subjects",
+                other.name
+            ),
+        );
+    }
+}
+
 /// Ways of balancing that lack what they go by.
 fn check_balance(pool: &PoolConfig, findings: &mut Findings) {
     let path = format!("pools.{}", pool.name);
@@ -80,7 +123,7 @@ fn check_balance(pool: &PoolConfig, findings: &mut Findings) {
         }
     }
     let by_header = matches!(pool.hash, HashBy::Header(_));
-    if pool.balance == Balance::Hash && by_header && pool.kind == PoolKind::Bridge {
+    if pool.balance == Balance::Hash && by_header && pool.kind.is_bridge() {
         findings.warn_at(
             &format!("{path}.hash"),
             "a bridge's calls after the first don't have it: all go to one server; write id",
@@ -235,10 +278,7 @@ fn check_pushers(config: &Config, findings: &mut Findings) {
         .trusted_proxies
         .iter()
         .any(|net| net.prefix_len() == 0);
-    let bridges = config
-        .pools
-        .iter()
-        .any(|pool| pool.kind == PoolKind::Bridge);
+    let bridges = config.pools.iter().any(|pool| pool.kind.is_bridge());
     if everybody && bridges && config.push.token.is_none() {
         findings.warn_at(
             "trusted_proxies",

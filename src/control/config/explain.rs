@@ -64,11 +64,7 @@ fn sentences(config: &Config, page: &mut Page) {
     for pool in &config.pools {
         pool_sentences(pool, page);
     }
-    if config
-        .pools
-        .iter()
-        .any(|pool| pool.kind == PoolKind::Bridge)
-    {
+    if config.pools.iter().any(|pool| pool.kind.is_bridge()) {
         push_sentence(&config.push, page);
     }
     page.say(&format!(
@@ -123,6 +119,8 @@ fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
         PoolKind::Websocket => confirm_sentence(pool.session.confirm, page),
         PoolKind::Bridge => bridge_sentences(pool, page),
         PoolKind::Http => {}
+        #[cfg(feature = "nats")]
+        PoolKind::Nats => nats_sentences(pool, page),
     }
     if pool.kind != PoolKind::Http {
         session_sentences(&pool.session, page);
@@ -216,7 +214,39 @@ fn bridge_sentences(pool: &PoolConfig, page: &mut Page) {
             "  Without an answer it is sent to another server: at least once."
         }
     });
-    page.say(match pool.session.on_duplicate {
+    duplicate_sentence(&pool.session, page);
+}
+
+#[cfg(feature = "nats")]
+fn nats_sentences(pool: &PoolConfig, page: &mut Page) {
+    let prefix = &pool.nats.prefix;
+    let response = duration_text(pool.timeouts.response);
+    let who = match pool.nats.jetstream {
+        true => "a stream",
+        false => "a NATS server",
+    };
+    page.say(&format!(
+        "  A message is published to {prefix}.<ClientId>.in, and counts as delivered when {who} has \
+         acknowledged it within {response}."
+    ));
+    page.say(match (pool.session.confirm, pool.nats.jetstream) {
+        (Confirm::Written, _) => "  It is published once: at most once.",
+        (_, true) => {
+            "  Without that it is published again, with the same Nats-Msg-Id: once, as far as the \
+             stream's duplicate window reaches."
+        }
+        (_, false) => {
+            "  Without that it is published again; what nobody has subscribed to is lost."
+        }
+    });
+    page.say(&format!(
+        "  What is published to {prefix}.<ClientId>.out goes to the client."
+    ));
+    duplicate_sentence(&pool.session, page);
+}
+
+fn duplicate_sentence(session: &SessionConfig, page: &mut Page) {
+    page.say(match session.on_duplicate {
         OnDuplicate::Reject => "  A client whose ClientId is connected is closed with 1008.",
         OnDuplicate::Replace => "  A client whose ClientId comes again is closed with 4409.",
     });
@@ -403,7 +433,27 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
         let all = format!("{{ min: {min}, max: {max}, idle: {idle}{queue} }}");
         page.pair(INDENT, "connections", all);
     }
+    #[cfg(feature = "nats")]
+    nats(pool, page);
     session(&pool.session, INDENT, page);
+}
+
+#[cfg(feature = "nats")]
+fn nats(pool: &PoolConfig, page: &mut Page) {
+    if pool.kind != PoolKind::Nats {
+        return;
+    }
+    let own = &pool.nats;
+    page.line("    nats:");
+    page.pair("      ", "prefix", quoted(&own.prefix));
+    page.pair("      ", "jetstream", own.jetstream);
+    if let Some(user) = &own.user {
+        page.pair("      ", "user", quoted(user));
+    }
+    for (key, secret) in [("password", &own.password), ("token", &own.token)] {
+        let masked = secret.as_ref().map_or("", masked);
+        page.pair("      ", key, format!("\"{masked}\""));
+    }
 }
 
 fn health(health: &HealthConfig, page: &mut Page) {

@@ -3,7 +3,7 @@
 /// One section of the file: the keys that may stand in it.
 pub(super) struct Section {
     pub keys: &'static [&'static str],
-    /// Keys that a later version fills. They are known, so that they are refused by name.
+    /// Keys that another build fills. They are known, so that they are refused by name.
     pub later: &'static [&'static str],
 }
 
@@ -58,8 +58,19 @@ pub(super) const POOL: Section = Section {
         "source_addresses",
         "dns",
         "connections",
+        #[cfg(feature = "nats")]
+        "nats",
         "session",
     ],
+    later: &[
+        #[cfg(not(feature = "nats"))]
+        "nats",
+    ],
+};
+
+#[cfg(feature = "nats")]
+pub(super) const NATS: Section = Section {
+    keys: &["prefix", "jetstream", "user", "password", "token"],
     later: &[],
 };
 
@@ -155,6 +166,8 @@ pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("pools.*.breaker", &BREAKER),
     ("pools.*.timeouts", &TIMEOUTS),
     ("pools.*.connections", &CONNECTIONS),
+    #[cfg(feature = "nats")]
+    ("pools.*.nats", &NATS),
     ("session", &SESSION),
     ("session.barrier", &BARRIER),
     ("limits", &LIMITS),

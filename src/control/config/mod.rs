@@ -225,6 +225,8 @@ impl FlagPool {
             PoolKind::Websocket => "default",
             PoolKind::Bridge => "api",
             PoolKind::Http => "http",
+            #[cfg(feature = "nats")]
+            PoolKind::Nats => "nats",
         }
     }
 

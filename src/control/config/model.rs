@@ -104,8 +104,24 @@ pub struct PoolConfig {
     pub dns: Duration,
     /// `None` in a WebSocket pool, where each session has a connection of its own.
     pub connections: Option<ConnectionsConfig>,
+    /// What only a pool of kind nats has.
+    #[cfg(feature = "nats")]
+    pub nats: NatsConfig,
     /// The global settings with this pool's own keys laid over them.
     pub session: SessionConfig,
+}
+
+/// How NATS servers are spoken to.
+#[cfg(feature = "nats")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsConfig {
+    /// What stands before the ClientId in subjects.
+    pub prefix: String,
+    /// A message counts when a stream has acknowledged it.
+    pub jetstream: bool,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub token: Option<Secret>,
 }
 
 /// What the servers of a pool are, and so which requests they want.
@@ -118,6 +134,9 @@ pub enum PoolKind {
     Bridge,
     /// HTTP servers: take what is no upgrade.
     Http,
+    /// A bridge whose calls are messages of NATS.
+    #[cfg(feature = "nats")]
+    Nats,
 }
 
 /// One upstream URL, not yet resolved to addresses.
@@ -447,6 +466,8 @@ impl PoolConfig {
             source_addresses: Vec::new(),
             dns: Duration::from_secs(30),
             connections: kind.connections(),
+            #[cfg(feature = "nats")]
+            nats: NatsConfig::default(),
             session,
         }
     }
@@ -456,8 +477,19 @@ impl PoolKind {
     /// Whether upgrades without a route come here; else plain requests do.
     pub fn wants_upgrades(self) -> bool {
         match self {
-            PoolKind::Websocket | PoolKind::Bridge => true,
+            PoolKind::Websocket => true,
             PoolKind::Http => false,
+            _ => self.is_bridge(),
+        }
+    }
+
+    /// Whether a client's messages become calls, and others may push to it.
+    pub fn is_bridge(self) -> bool {
+        match self {
+            PoolKind::Websocket | PoolKind::Http => false,
+            PoolKind::Bridge => true,
+            #[cfg(feature = "nats")]
+            PoolKind::Nats => true,
         }
     }
 
@@ -472,6 +504,8 @@ impl PoolKind {
             expect: match self {
                 PoolKind::Websocket => Expect::Websocket,
                 PoolKind::Bridge | PoolKind::Http => Expect::Status,
+                #[cfg(feature = "nats")]
+                PoolKind::Nats => Expect::Tcp,
             },
         }
     }
@@ -489,6 +523,21 @@ impl PoolKind {
             PoolKind::Websocket => None,
             PoolKind::Bridge => Some(shared(1000, 30, None)),
             PoolKind::Http => Some(shared(3, 3, Some(10))),
+            #[cfg(feature = "nats")]
+            PoolKind::Nats => Some(shared(1000, 30, None)),
+        }
+    }
+}
+
+#[cfg(feature = "nats")]
+impl Default for NatsConfig {
+    fn default() -> NatsConfig {
+        NatsConfig {
+            prefix: "wsteady".into(),
+            jetstream: false,
+            user: None,
+            password: None,
+            token: None,
         }
     }
 }
@@ -585,6 +634,8 @@ impl Words for PoolKind {
         ("websocket", PoolKind::Websocket),
         ("bridge", PoolKind::Bridge),
         ("http", PoolKind::Http),
+        #[cfg(feature = "nats")]
+        ("nats", PoolKind::Nats),
     ];
 }
 

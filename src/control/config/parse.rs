@@ -359,6 +359,32 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     }
 }
 
+/// What subjects begin with: words between dots, without the signs that NATS or the ids of clients
+/// give a meaning.
+#[cfg(feature = "nats")]
+pub(super) fn nats_prefix(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let word = |word: &str| !word.is_empty() && word.bytes().all(plain);
+    match text.len() <= NAME_BYTES_MAX && text.split('.').all(word) {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} begins no subject; write letters, digits, - and _, with dots between words, \
+             {NAME_BYTES_MAX} at most"
+        )),
+    }
+}
+
+/// A word that is sent as it stands.
+#[cfg(feature = "nats")]
+pub(super) fn visible(text: &str) -> Result<String, String> {
+    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} is empty, or has a space or another byte that no name has"
+        )),
+    }
+}
+
 /// A bearer token; the empty one means none.
 pub(super) fn token(text: &str) -> Result<Option<Secret>, String> {
     match text {

@@ -52,8 +52,11 @@ fn read_kind(fields: &Fields<'_>, findings: &mut Findings) -> Option<PoolKind> {
         Some(_) => None,
         None => Some(PoolKind::default()),
     };
-    findings.fill(fields, "kind", &mut kind, |text| {
-        parse::word(text).map(Some)
+    findings.fill(fields, "kind", &mut kind, |text| match text {
+        "nats" if cfg!(not(feature = "nats")) => {
+            Err("this build has no NATS; take one that was built with `--features nats`".into())
+        }
+        text => parse::word(text).map(Some),
     });
     kind
 }
@@ -64,10 +67,10 @@ fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings
     read_balance(fields, pool, findings);
     findings.fill(fields, "target", &mut pool.target, |text| {
         match (kind, parse::word(text)?) {
-            (PoolKind::Bridge | PoolKind::Http, Target::Fixed) => Err(format!(
+            (PoolKind::Websocket, target) | (_, target @ Target::Append) => Ok(target),
+            (_, Target::Fixed) => Err(format!(
                 "\"fixed\" is for pools of kind websocket, not {kind}; write append"
             )),
-            (_, target) => Ok(target),
         }
     });
     let target = pool.target;
@@ -95,6 +98,8 @@ fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings
     );
     findings.fill(fields, "dns", &mut pool.dns, parse::pause);
     read_connections(fields, pool, findings);
+    #[cfg(feature = "nats")]
+    read_nats(fields, pool, findings);
     read_session(fields, &mut pool.session, findings);
 }
 
@@ -132,6 +137,10 @@ fn read_health(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Findings
     findings.fill(&fields, "fall", &mut health.fall, parse::count);
     findings.fill(&fields, "expect", &mut health.expect, |text| {
         match (parse::word(text)?, kind) {
+            #[cfg(feature = "nats")]
+            (Expect::Status | Expect::JsonStatus | Expect::Websocket, PoolKind::Nats) => {
+                Err(format!("{text:?} asks for HTTP, which NATS servers don't speak; write tcp"))
+            }
             (Expect::Websocket, PoolKind::Bridge | PoolKind::Http) => Err(format!(
                 "\"websocket\" is for pools of kind websocket, not {kind}; write status, json-status or tcp"
             )),
@@ -232,6 +241,15 @@ fn server_url(text: &str, kind: PoolKind, target: Target) -> Result<ServerUrl, S
             ..url
         }),
         (PoolKind::Websocket, Target::Fixed) => Ok(url),
+        #[cfg(feature = "nats")]
+        (PoolKind::Nats, _) if !matches!(&*url.path, "" | "/") => Err(format!(
+            "{text:?} has a path, but subjects begin with nats.prefix; write {form}"
+        )),
+        #[cfg(feature = "nats")]
+        (PoolKind::Nats, _) => Ok(ServerUrl {
+            path: String::new(),
+            ..url
+        }),
     }
 }
 
@@ -241,7 +259,30 @@ fn url_form(kind: PoolKind) -> (Scheme, &'static str) {
         PoolKind::Websocket => (Scheme::Ws, "ws://host:port"),
         PoolKind::Bridge => (Scheme::Http, "http://host:port/"),
         PoolKind::Http => (Scheme::Http, "http://host:port"),
+        #[cfg(feature = "nats")]
+        PoolKind::Nats => (Scheme::Nats, "nats://host:port"),
     }
+}
+
+#[cfg(feature = "nats")]
+fn read_nats(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Findings) {
+    let kind = into.kind;
+    if kind != PoolKind::Nats {
+        if let Some(node) = pool.find("nats") {
+            let message = format!("is for pools of kind nats, not {kind}; leave the key out");
+            findings.problem(&pool.path_of("nats"), &node.place, &message);
+        }
+        return;
+    }
+    let nats = &mut into.nats;
+    let fields = findings.subsection(pool, "nats", &keys::NATS);
+    findings.fill(&fields, "prefix", &mut nats.prefix, parse::nats_prefix);
+    findings.fill(&fields, "jetstream", &mut nats.jetstream, parse::boolean);
+    findings.fill(&fields, "user", &mut nats.user, |text| {
+        parse::visible(text).map(Some)
+    });
+    findings.fill(&fields, "password", &mut nats.password, parse::token);
+    findings.fill(&fields, "token", &mut nats.token, parse::token);
 }
 
 fn read_connections(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Findings) {
@@ -262,19 +303,19 @@ fn read_connections(pool: &Fields<'_>, into: &mut PoolConfig, findings: &mut Fin
     findings.fill(&fields, "min", &mut connections.min, any());
     findings.fill(&fields, "max", &mut connections.max, some);
     findings.fill(&fields, "idle", &mut connections.idle, parse::some_time);
-    let queue = |text: &str| match kind {
-        PoolKind::Bridge => {
-            Err("a message waits in its journal; there is no queue; leave the key out".to_owned())
-        }
-        PoolKind::Websocket | PoolKind::Http => any()(text).map(Some),
+    let waits =
+        || Err("a message waits in its journal; there is no queue; leave the key out".to_owned());
+    let queue = |text: &str| match kind.is_bridge() {
+        true => waits(),
+        false => any()(text).map(Some),
     };
     findings.fill(&fields, "queue", &mut connections.queue, queue);
     let status = &mut connections.full_status;
-    findings.fill(&fields, "full_status", status, |text| match kind {
-        PoolKind::Bridge => {
-            Err("a message waits in its journal; there is no queue; leave the key out".to_owned())
+    findings.fill(&fields, "full_status", status, |text| {
+        match kind.is_bridge() {
+            true => waits().map(|_: Option<u32>| 0),
+            false => parse::full_status(text),
         }
-        PoolKind::Websocket | PoolKind::Http => parse::full_status(text),
     });
 }
 

@@ -266,7 +266,7 @@ impl Findings {
         if section.later.contains(&key) {
             return self.problem(&path, &entry.place, LATER);
         }
-        // Keys of later versions are no help to somebody who looks for a key of this one.
+        // Keys of other builds are no help to somebody who looks for a key of this one.
         let message = match nearest(key, section.keys.iter().copied()) {
             Some(near) => format!("unknown key; did you mean `{near}`?"),
             None => format!("unknown key; known here: {}", section.keys.join(", ")),
@@ -446,5 +446,5 @@ fn scalar(node: &Node) -> Result<&str, String> {
 /// Where pushes go beside an HTTP pool, unless `push.path` says.
 const HTTP_PUSH_PATH: &str = "/_push/";
 
-/// What is said of everything that later versions fill.
-const LATER: &str = "not supported yet";
+/// What is said of everything that another build fills.
+const LATER: &str = "this build does not have it; one with `--features nats` does";

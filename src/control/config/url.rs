@@ -26,6 +26,8 @@ pub enum Scheme {
     Wss,
     Http,
     Https,
+    #[cfg(feature = "nats")]
+    Nats,
 }
 
 impl Scheme {
@@ -41,8 +43,29 @@ impl Scheme {
             Scheme::Wss => "wss",
             Scheme::Http => "http",
             Scheme::Https => "https",
+            #[cfg(feature = "nats")]
+            Scheme::Nats => "nats",
         }
     }
+
+    /// The port of a URL without one.
+    fn port(self) -> u16 {
+        match self {
+            Scheme::Ws | Scheme::Http => 80,
+            Scheme::Wss | Scheme::Https => 443,
+            #[cfg(feature = "nats")]
+            Scheme::Nats => 4222,
+        }
+    }
+
+    const ALL: &[Scheme] = &[
+        Scheme::Ws,
+        Scheme::Wss,
+        Scheme::Http,
+        Scheme::Https,
+        #[cfg(feature = "nats")]
+        Scheme::Nats,
+    ];
 }
 
 impl ServerUrl {
@@ -58,8 +81,8 @@ impl ServerUrl {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or_else(|| wrong("is not a URL"))?;
-        let scheme = [Scheme::Ws, Scheme::Wss, Scheme::Http, Scheme::Https]
-            .into_iter()
+        let scheme = *Scheme::ALL
+            .iter()
             .find(|known| known.text().eq_ignore_ascii_case(scheme))
             .ok_or_else(|| wrong("has an unknown scheme"))?;
         if rest.contains('#') {
@@ -72,8 +95,7 @@ impl ServerUrl {
         let (host, port) = split_authority(authority).ok_or_else(|| wrong("has no valid host"))?;
         let port = match port {
             Some(port) => parse_port(port).ok_or_else(|| wrong("has no valid port"))?,
-            None if scheme.is_secure() => 443,
-            None => 80,
+            None => scheme.port(),
         };
         let path = if path.starts_with('?') {
             format!("/{path}")

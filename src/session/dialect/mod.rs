@@ -2,6 +2,8 @@
 //! understands, and makes the few frames that wsteady says itself.
 
 pub mod http;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod tongue;
 pub mod ws;
 

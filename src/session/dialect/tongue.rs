@@ -1,15 +1,21 @@
 //! What an upstream of the proxy speaks: one of the dialects.
 
 use super::http::Http;
+#[cfg(feature = "nats")]
+use super::nats::Nats;
 use super::ws::Ws;
 use super::{Call, Dial, Dialect, Heard, Terms};
 use crate::kit::Prng;
+use crate::session::vocab::Api;
 use crate::wire::frame::ControlBytes;
 
 /// A WebSocket server's leg, or a connection for calls.
 pub enum Tongue {
     Ws(Ws),
     Http(Http),
+    // In a box: the others are many more.
+    #[cfg(feature = "nats")]
+    Nats(Box<Nats>),
 }
 
 impl Dialect for Tongue {
@@ -18,7 +24,11 @@ impl Dialect for Tongue {
     }
 
     fn for_calls(terms: &Terms<'_>) -> Option<Tongue> {
-        Http::for_calls(terms).map(Tongue::Http)
+        match terms.api {
+            Api::Http => Http::for_calls(terms).map(Tongue::Http),
+            #[cfg(feature = "nats")]
+            Api::Nats(_) => Nats::for_calls(terms).map(|nats| Tongue::Nats(Box::new(nats))),
+        }
     }
 
     fn call(
@@ -30,6 +40,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.call(call, body, out),
             Tongue::Http(http) => http.call(call, body, out),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.call(call, body, out),
         }
     }
 
@@ -37,6 +49,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.rest(input, out),
             Tongue::Http(http) => http.rest(input, out),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.rest(input, out),
         }
     }
 
@@ -44,6 +58,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(_) => {}
             Tongue::Http(http) => http.asked(head_only),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.asked(head_only),
         }
     }
 
@@ -52,6 +68,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.hear(input),
             Tongue::Http(http) => http.hear(input),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.hear(input),
         }
     }
 
@@ -59,6 +77,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.hear_end(),
             Tongue::Http(http) => http.hear_end(),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.hear_end(),
         }
     }
 
@@ -66,6 +86,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.ping(number, rng),
             Tongue::Http(http) => http.ping(number, rng),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.ping(number, rng),
         }
     }
 
@@ -73,6 +95,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.pong(payload, rng),
             Tongue::Http(http) => http.pong(payload, rng),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.pong(payload, rng),
         }
     }
 
@@ -80,6 +104,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.close(code, reason, rng),
             Tongue::Http(http) => http.close(code, reason, rng),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.close(code, reason, rng),
         }
     }
 
@@ -87,6 +113,8 @@ impl Dialect for Tongue {
         match self {
             Tongue::Ws(ws) => ws.is_whole(),
             Tongue::Http(http) => http.is_whole(),
+            #[cfg(feature = "nats")]
+            Tongue::Nats(nats) => nats.is_whole(),
         }
     }
 }
