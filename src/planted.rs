@@ -130,6 +130,12 @@ pub enum Bug {
     ValvesKept,
     /// What was pushed before the 101 goes past no valve.
     EarlyUnseen,
+    /// A stream's word on another message is taken for this one's.
+    #[cfg(feature = "nats")]
+    AckOfAnother,
+    /// A NATS server's Ping is never answered.
+    #[cfg(feature = "nats")]
+    PongForgotten,
 }
 
 impl Bug {
@@ -197,6 +203,10 @@ impl Bug {
         Bug::AnswerInsideMessage,
         Bug::ValvesKept,
         Bug::EarlyUnseen,
+        #[cfg(feature = "nats")]
+        Bug::AckOfAnother,
+        #[cfg(feature = "nats")]
+        Bug::PongForgotten,
     ];
 
     /// Whether it is a bug of the bridge, which is looked for in a world of its own.
@@ -214,6 +224,12 @@ impl Bug {
                 | Bug::ShareGiven
                 | Bug::EarlyUnseen
         )
+    }
+
+    /// Whether it is a bug of the NATS dialect, which is looked for before NATS servers.
+    #[cfg(feature = "nats")]
+    pub fn is_of_nats(self) -> bool {
+        matches!(self, Bug::AckOfAnother | Bug::PongForgotten)
     }
 
     /// Whether it is a bug of HTTP pools or of probes, which have a world of their own, too.

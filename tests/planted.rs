@@ -45,6 +45,8 @@ fn each_planted_bug_is_found() {
         }
     }
     let clean = [find(None), find_bridges(None), find_in_http(None)];
+    #[cfg(feature = "nats")]
+    assert_eq!(find_in_nats(None), None, "nor before NATS servers");
     let _ = std::panic::take_hook();
     assert_eq!(
         clean,
@@ -62,6 +64,10 @@ fn find(bug: Option<Bug>) -> Option<(u64, String)> {
     if bug.is_some_and(Bug::is_bridges) {
         return find_bridges(bug);
     }
+    #[cfg(feature = "nats")]
+    if bug.is_some_and(Bug::is_of_nats) {
+        return find_in_nats(bug);
+    }
     if bug.is_some_and(Bug::is_of_http) {
         return find_in_http(bug);
     }
@@ -71,6 +77,12 @@ fn find(bug: Option<Bug>) -> Option<(u64, String)> {
 /// The same in the world of the bridge.
 fn find_bridges(bug: Option<Bug>) -> Option<(u64, String)> {
     first_broken(bug, |seed| drop(sim::run_bridge(seed, STEPS, true)))
+}
+
+/// The same before NATS servers.
+#[cfg(feature = "nats")]
+fn find_in_nats(bug: Option<Bug>) -> Option<(u64, String)> {
+    first_broken(bug, |seed| drop(sim::run_nats(seed, STEPS, true)))
 }
 
 /// The same in the world of HTTP pools.

@@ -35,6 +35,25 @@ fn the_bridge_keeps_its_laws() {
     }
 }
 
+#[cfg(feature = "nats")]
+#[test]
+fn the_bridge_keeps_its_laws_before_nats() {
+    let runs = sweep(128, 2_000, |seed, steps| {
+        let report = sim::run_nats(seed, steps, false);
+        if seed.is_multiple_of(16) {
+            let again = sim::run_nats(seed, steps, false);
+            assert_eq!(report.trace, again.trace, "law: same seed, same trace");
+        }
+        report.coverage
+    });
+    let count = runs.len();
+    let total = Sightings::sum(&runs);
+    println!("{total}");
+    if count >= 128 {
+        assert!(total.missing().is_empty(), "never: {:?}", total.missing());
+    }
+}
+
 #[test]
 fn the_http_pools_keep_their_laws() {
     let runs = sweep(128, 2_000, |seed, steps| {

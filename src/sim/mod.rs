@@ -29,6 +29,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+#[cfg(feature = "nats")]
+pub use self::bridge::run_nats;
 pub use self::bridge::{BridgeReport, run_bridge};
 use self::crowd::Crowd;
 pub use self::http::{HttpReport, run_http};

@@ -20,6 +20,8 @@ mod http;
 mod legacy;
 mod logs;
 mod metrics;
+#[cfg(feature = "nats")]
+mod nats;
 mod older;
 mod openapi;
 mod operation;

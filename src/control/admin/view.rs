@@ -75,7 +75,10 @@ pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
             .filter_map(|snapshot| snapshot.stats.pool(number));
         json!({
             "name": pool.name,
-            "kind": kind_name(pool.kind),
+            "kind": match live.first() {
+                Some(id) if speaks_nats(&fleet.servers[usize::from(*id)].url) => "nats",
+                _ => kind_name(pool.kind),
+            },
             "balance": balance_name(pool.balance),
             "servers": names.collect::<Vec<_>>(),
             "usable": usable.count(),
@@ -173,6 +176,11 @@ fn quantiles(snapshots: &[Snapshot], of: fn(&Stats) -> &Histogram<u64>, unit: f6
         "p99": all.value_at_quantile(0.99) as f64 * unit,
         "max": all.max() as f64 * unit,
     })
+}
+
+/// To loops it is a bridge like others.
+fn speaks_nats(url: &str) -> bool {
+    cfg!(feature = "nats") && url.starts_with("nats://")
 }
 
 fn kind_name(kind: Kind) -> &'static str {

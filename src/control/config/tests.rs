@@ -1158,6 +1158,84 @@ const SHARING: &str = "session: { on_duplicate: replace }\npush: { path: /p/, al
     web: { kind: http, servers: [\"http://i/y/\"], balance: hash, hash: \"header:X-Id\", \
     health: { path: \"/h?a=1\", interval: 1m, timeout: 1s, rise: 3, fall: 4, expect: json-status }, connections: { min: 2, max: 4, idle: 5s, queue: 0, full_status: 429 }, session: { on_duplicate: reject } }\n";
 
+#[cfg(feature = "nats")]
+const NATS: &str = "pools: { bus: { kind: nats, servers: [nats://H, \"nats://[::1]:4223/\"], health: {}, \
+    nats: { prefix: a.b-c, jetstream: true, user: me } } }";
+
+/// What it has is read back, and what is wrong in it says what would be right.
+#[cfg(feature = "nats")]
+#[test]
+fn a_pool_of_kind_nats_is_read() {
+    let pool = load(NATS).unwrap().config.pools.remove(0);
+    let urls = pool.servers.iter().map(|server| server.url.to_string());
+    assert!(urls.eq(["nats://h:4222", "nats://[::1]:4223"]));
+    assert_eq!((&*pool.nats.prefix, pool.nats.jetstream), ("a.b-c", true));
+    assert_eq!(pool.health.unwrap().expect, Expect::Tcp);
+    assert_eq!(pool.connections.unwrap().max, 1_000);
+    let config = load(NATS).unwrap().config;
+    let page = explain(&config);
+    assert_eq!(load(&page).unwrap().config, config, "{page}");
+    let secret = NATS.replace(
+        "user: me",
+        "user: me, password: opensesame, token: opensesame",
+    );
+    let config = load(&secret).unwrap().config;
+    let shown = [explain(&config), format!("{config:?}")].concat();
+    assert!(!shown.contains("opensesame"), "{shown}");
+    let rows = [
+        ("nats://H", "nats://h/a", "subjects begin with nats.prefix"),
+        ("nats://H", "http://h/", "write nats://"),
+        ("a.b-c", "a..b", "begins no subject"),
+        ("a.b-c", "\"a.>\"", "begins no subject"),
+        ("a.b-c", "\"$SYS\"", "begins no subject"),
+        ("health: {}", "health: { expect: status }", "write tcp"),
+        ("health: {}", "target: fixed", "write append"),
+        (
+            "health: {}",
+            "connections: { queue: 1 }",
+            "waits in its journal",
+        ),
+        (
+            "jetstream: true",
+            "jetstrem: true",
+            "did you mean `jetstream`",
+        ),
+        ("jetstream: true", "jetstream: yes", "jetstream"),
+        ("kind: nats, ", "", "kind websocket"),
+        (
+            "[nats://H, \"nats://[::1]:4223/\"]",
+            "[]",
+            "write at least one",
+        ),
+    ];
+    for (right, wrong, says) in rows {
+        let text = NATS.replacen(right, wrong, 1);
+        let why = load(&text).expect_err(&text).to_string();
+        assert!(why.contains(says), "{why:?} does not say {says:?}");
+    }
+    let plain = "pools: { a: { servers: [ws://h], nats: { prefix: x } } }";
+    let why = load(plain).unwrap_err().to_string();
+    assert!(
+        why.contains("for pools of kind nats, not websocket"),
+        "{why}"
+    );
+    let doubtful = NATS.replace("user: me", "password: x");
+    let warnings = load(&doubtful).unwrap().warnings;
+    assert!(
+        warnings[0].to_string().contains("add nats.user"),
+        "{warnings:?}"
+    );
+}
+
+#[cfg(not(feature = "nats"))]
+#[test]
+fn a_build_without_nats_says_which_has_it() {
+    let text = "pools: { a: { kind: nats, servers: [nats://h:4222], nats: { prefix: x } } }";
+    let why = load(text).unwrap_err().to_string();
+    assert!(why.contains("w.yaml:1:20: pools.a.kind: "), "{why}");
+    assert_eq!(why.matches("--features nats").count(), 2, "{why}");
+}
+
 #[test]
 fn an_explanation_reads_back() {
     let rich = "listen: [\"[::]:90\", \"127.0.0.1:91\"]\nloops: 3\ndrain: 0\nlog: { level: warn, format: json }\n\
@@ -1189,8 +1267,12 @@ fn an_explanation_shows_no_token() {
 
 #[test]
 fn an_explanation_has_every_supported_key() {
-    let pages = [CONTRACT, SHARING].map(|text| explain(&load(text).unwrap().config));
-    let page = pages.concat();
+    let texts = [CONTRACT, SHARING];
+    #[cfg(feature = "nats")]
+    let texts = [CONTRACT, SHARING, NATS];
+    let page = texts
+        .map(|text| explain(&load(text).unwrap().config))
+        .concat();
     for key in SECTIONS.iter().flat_map(|(_, section)| section.keys) {
         assert!(page.contains(&format!("{key}:")), "{key}");
     }

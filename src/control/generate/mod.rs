@@ -69,6 +69,8 @@ mod tests {
             ("# health:", "", ""),
             ("# session: { hold", "", ""),
             ("# connections: {", "kind: websocket", "kind: http"),
+            #[cfg(feature = "nats")]
+            ("# nats: {", "kind: websocket", "kind: nats"),
         ];
         for (comment, from, to) in rows {
             let found = config().matches(comment).count();
@@ -81,6 +83,9 @@ mod tests {
                 text = text
                     .replace("ws://127", "http://127")
                     .replace("path: /, allow", "allow");
+            }
+            if to == "kind: nats" {
+                text = text.replace("ws://127", "nats://127");
             }
             let loaded = Sources::default().load_text(&text, "generated");
             assert!(loaded.is_ok(), "{comment}: {}", loaded.unwrap_err());

@@ -392,3 +392,20 @@ fn names_are_followed_as_the_configuration_has_it_now() {
     assert_eq!(asked.load(Relaxed), so_far);
     assert_eq!(desk.fleet().servers[1].state, ServerState::Enabled);
 }
+
+#[cfg(feature = "nats")]
+#[test]
+fn how_nats_is_spoken_to_stays_until_a_restart() {
+    let text = "pools: { a: { kind: nats, servers: [nats://10.0.0.9], nats: { prefix: p } } }";
+    let scene = Scene::new(text);
+    for other in [
+        text.replace("prefix: p", "prefix: q"),
+        text.replace("a:", "b:"),
+        "pools: { a: { servers: [ws://10.0.0.9] } }".to_string(),
+    ] {
+        let why = scene.apply(&other).unwrap_err();
+        assert!(why.ends_with("need a restart"), "{why}");
+    }
+    let changed = scene.changed(&text.replace("10.0.0.9]", "10.0.0.9, nats://10.0.0.8]"));
+    assert!(!changed.is_empty(), "servers may come");
+}

@@ -1,6 +1,7 @@
 //! The seam for what servers speak. A dialect turns a server's bytes into what a session
 //! understands, and makes the few frames that wsteady says itself.
 
+pub mod conformance;
 pub mod http;
 #[cfg(feature = "nats")]
 pub mod nats;

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use super::calls::Asking;
-use super::http::Messages;
+#[cfg(not(feature = "nats"))]
+use super::http::Messages as Tap;
+#[cfg(feature = "nats")]
+use super::nats::{Tap, Unasked};
 use super::world::World;
 use crate::sim::codec;
 use crate::sim::ground::Reach;
@@ -24,7 +27,7 @@ pub struct Line {
     pub conn: usize,
     pub api: usize,
     /// What the proxy's kernel took of requests, and what of that is under way.
-    pub tap: Messages,
+    pub tap: Tap,
     pub asking: Option<Asking>,
     /// Bytes of a request were taken since the last answer was read.
     pub begun: bool,
@@ -37,7 +40,7 @@ pub struct Line {
     /// Why nothing may ever be sent over it again.
     pub spoiled: Option<&'static str>,
     /// What the process has read, and how it will answer.
-    inbox: Messages,
+    pub(super) inbox: Tap,
     plan: Option<Plan>,
     early: bool,
     out: VecDeque<u8>,
@@ -48,6 +51,9 @@ pub struct Line {
     /// FIN follows what is queued.
     ending: bool,
     pub ended: bool,
+    /// It speaks NATS.
+    #[cfg(feature = "nats")]
+    pub unasked: Option<Unasked>,
 }
 
 /// An answer on its way to the proxy.
@@ -63,16 +69,21 @@ pub struct Answer {
     pub message: Option<(u32, u32)>,
 }
 
-struct Plan {
+pub struct Plan {
     at: u64,
     /// The request: its method, and its number if it is a message.
-    method: String,
-    n: u32,
-    how: How,
+    pub method: String,
+    pub n: u32,
+    pub how: How,
+    /// What makes it known when it is said again, and where NATS is to answer.
+    #[cfg(feature = "nats")]
+    pub key: String,
+    #[cfg(feature = "nats")]
+    pub reply: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+pub enum How {
     Ok,
     NotOk,
     Message,
@@ -144,6 +155,10 @@ impl Line {
                 method: "POST".into(),
                 n: 0,
                 how,
+                #[cfg(feature = "nats")]
+                key: String::new(),
+                #[cfg(feature = "nats")]
+                reply: None,
             });
             return;
         }
@@ -191,10 +206,22 @@ impl Line {
             method,
             n,
             how,
+            #[cfg(feature = "nats")]
+            key: head
+                .value("idempotency-key")
+                .unwrap_or_default()
+                .to_string(),
+            #[cfg(feature = "nats")]
+            reply: head.value("reply").map(str::to_string),
         }
     }
 
     fn answer(&mut self, me: usize, plan: &Plan, world: &mut World) {
+        #[cfg(feature = "nats")]
+        if self.unasked.is_some() {
+            self.answer_in_nats(me, plan, world);
+            return self.misbehave(world);
+        }
         let n = plan.n;
         world.note(format_args!(
             "line {me} answers {} {n} with {:?}",
@@ -320,6 +347,10 @@ impl Line {
 
     /// Bytes that nobody has asked for; some of them look like an answer.
     pub fn stray(&mut self, world: &mut World) {
+        #[cfg(feature = "nats")]
+        if self.unasked.is_some() {
+            return self.stray_in_nats(world);
+        }
         let status = [0, 204, 503][world.rng.below(3) as usize];
         let text = match status {
             0 => "%!stray\r\n\r\n".to_string(),
@@ -349,7 +380,13 @@ impl Line {
         self.ending = true;
     }
 
-    fn queue(&mut self, bytes: &[u8]) {
+    /// Bytes ever said.
+    #[cfg(feature = "nats")]
+    pub(super) fn put(&self) -> u64 {
+        self.put
+    }
+
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
         self.out.extend(bytes);
         self.put += bytes.len() as u64;
     }

@@ -39,6 +39,14 @@ impl World {
         } else {
             return;
         };
+        #[cfg(feature = "nats")]
+        {
+            let seen = conn.inward.taken + conn.inward.queued() as u64;
+            let ended = conn.inward.fin_arrived || conn.inward.reset;
+            if !ended && self.lines[line].is_harmless(seen) {
+                return;
+            }
+        }
         if !self.lines[line].begun && self.lines[line].spoiled.is_none() {
             self.note(format_args!("line {line} shows {why} at rest"));
             self.hit("fault: stray bytes seen");
@@ -57,11 +65,16 @@ impl World {
         }
         let whole = place.asking.as_ref().is_some_and(|asking| asking.whole);
         assert!(!whole, "law: line {line}: one call at a time");
+        place.tap.push(bytes);
+        #[cfg(feature = "nats")]
+        if self.judge_pongs(line) {
+            return;
+        }
+        let place = &mut self.lines[line];
         if !place.begun {
             (place.begun, place.rests_since) = (true, None);
             place.asked += 1;
         }
-        place.tap.push(bytes);
         let mut tap = std::mem::take(&mut place.tap);
         let head = tap
             .head()
@@ -76,6 +89,26 @@ impl World {
             self.judge_body(line, &head, &body);
         }
         self.lines[line].tap = tap;
+    }
+
+    /// PONGs may stand before a call, and alone at rest. True: there is nothing else.
+    #[cfg(feature = "nats")]
+    fn judge_pongs(&mut self, line: usize) -> bool {
+        let place = &mut self.lines[line];
+        let Some((count, rest)) = place.tap.drop_pongs() else {
+            return false;
+        };
+        if count > 0 {
+            let unasked = place.unasked.as_mut().expect("it speaks NATS");
+            let owed = unasked.owed_since.take().is_some();
+            assert!(owed && count == 1, "law: a PONG for each PING, line {line}");
+            self.hit(if rest {
+                "nats: pong at rest"
+            } else {
+                "nats: pong before a call"
+            });
+        }
+        rest && !self.lines[line].begun
     }
 
     fn judge_head(&mut self, line: usize, head: &Head) -> Asking {
@@ -258,6 +291,14 @@ impl World {
     }
 
     fn judge_body(&mut self, line: usize, head: &Head, body: &[u8]) {
+        #[cfg(feature = "nats")]
+        {
+            let place = &self.lines[line];
+            let owed = place.unasked.as_ref().and_then(|one| one.owed_since);
+            // One that is read while a call is written is answered with the next.
+            let late = owed.is_some_and(|since| place.asked > since + 1);
+            assert!(!late, "law: line {line} answers Pings");
+        }
         let asking = self.lines[line].asking.as_mut().expect("its head was read");
         asking.whole = true;
         let asking = asking.clone();
@@ -292,7 +333,13 @@ impl World {
         let taken = self.conns[self.lines[line].conn].inward.taken;
         let now = self.now;
         let place = &mut self.lines[line];
+        #[cfg(feature = "nats")]
+        place.pings_read(taken);
         if !place.begun || place.deaf {
+            #[cfg(feature = "nats")]
+            if !place.deaf && matches!(got, Got::Bytes(_)) && place.is_harmless(taken) {
+                return;
+            }
             if got != Got::Wait {
                 place.spoiled.get_or_insert("something at rest");
             }
@@ -340,6 +387,11 @@ impl World {
         let now = self.now;
         let message = message.filter(|(from, n)| *from == SHORT || self.goes_down(*n));
         self.hit("message: whole answer read");
+        #[cfg(feature = "nats")]
+        if asking.verb == Verb::Post && status == 200 {
+            let known = self.is_in_stream(asking.session, asking.n);
+            assert!(known, "law: what counts is in the stream, {}", asking.n);
+        }
         let log = self.log(asking.session);
         let guest = log.guest;
         if status < 500 && asking.verb != Verb::Delete {

@@ -1,6 +1,17 @@
 //! What a sweep of bridges must have seen.
 
-pub const EVENTS: &[&str] = &[
+use crate::session::Api;
+
+/// By what servers speak.
+pub fn of(api: &Api) -> &'static [&'static str] {
+    match api {
+        Api::Http => EVENTS,
+        #[cfg(feature = "nats")]
+        Api::Nats(_) => IN_NATS,
+    }
+}
+
+const EVENTS: &[&str] = &[
     "answer: 4xx",
     "answer: 5xx",
     "answer: before the request was read",
@@ -84,5 +95,85 @@ pub const EVENTS: &[&str] = &[
     "valve: a message goes on",
     "valve: a push before the 101",
     "valve: an answer",
+    "write: short",
+];
+
+/// The same where servers speak NATS.
+#[cfg(feature = "nats")]
+const IN_NATS: &[&str] = &[
+    "answer: 4xx",
+    "answer: 5xx",
+    "answer: fin inside",
+    "answer: fin instead",
+    "answer: never",
+    "answer: ok",
+    "answer: slow",
+    "call: again",
+    "call: at an api that joined",
+    "call: delete",
+    "call: get",
+    "call: on a connection that rested",
+    "call: post",
+    "client: back in time",
+    "client: close",
+    "client: early messages",
+    "client: fin",
+    "client: fin before its 101",
+    "client: fragments",
+    "client: open",
+    "client: refused",
+    "client: reset",
+    "client: reset before its 101",
+    "client: slow",
+    "closed: by a push",
+    "closed: duplicate",
+    "closed: hold",
+    "closed: replaced",
+    "closed: shutdown",
+    "fault: an api leaves",
+    "fault: another api",
+    "fault: black hole",
+    "fault: closed behind an answer",
+    "fault: closed while at rest",
+    "fault: exhausted",
+    "fault: killed",
+    "fault: killed with unread bytes",
+    "fault: operator disables",
+    "fault: other settings",
+    "fault: refused at once",
+    "fault: refused later",
+    "fault: slow connect",
+    "fault: stopped",
+    "fault: stray bytes at rest",
+    "fault: stray bytes behind an answer",
+    "fault: stray bytes seen",
+    "message: taken",
+    "message: whole answer read",
+    "nats: -ERR",
+    "nats: an ack lost",
+    "nats: an ack of another message",
+    "nats: known already",
+    "nats: nobody listens",
+    "nats: ping",
+    "nats: pong at rest",
+    "nats: pong before a call",
+    "push: 200",
+    "push: 404",
+    "push: 503",
+    "push: before the 101",
+    "push: chunked",
+    "push: close",
+    "push: delivered",
+    "push: look",
+    "push: pipelined",
+    "push: to another shard",
+    "session: ended unasked",
+    "session: gave up its delete",
+    "session: held",
+    "session: resumed",
+    "session: waited for its id",
+    "shelf: a permit on its way",
+    "shelf: all connections taken",
+    "shelf: emptied",
     "write: short",
 ];

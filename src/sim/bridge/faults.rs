@@ -115,7 +115,9 @@ impl World {
     fn reload(&mut self) {
         self.hit("fault: other settings");
         let (confirm, replace) = (self.settings.now().confirm, self.settings.now().replace);
+        let api = self.settings.now().api.clone();
         let other = Settings {
+            api,
             confirm,
             replace,
             ..super::settings(&mut self.rng)

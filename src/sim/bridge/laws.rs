@@ -21,6 +21,9 @@ pub struct Ledger {
     pub dismissals: BTreeSet<(usize, u16)>,
     /// The shards were told to stop, at the latest then.
     pub drain_ends: Option<u64>,
+    /// What a stream has of each session: the numbers of its messages.
+    #[cfg(feature = "nats")]
+    pub stream: BTreeMap<u128, Vec<u64>>,
     pub healed_at: Option<u64>,
     /// The line that the proxy has closed last.
     pub closed: Option<usize>,

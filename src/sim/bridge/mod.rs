@@ -7,6 +7,8 @@ mod coverage;
 mod faults;
 mod http;
 mod laws;
+#[cfg(feature = "nats")]
+mod nats;
 mod people;
 mod pusher;
 mod valves;
@@ -24,7 +26,7 @@ use super::valves::clock;
 use crate::fleet::{Balance, Breaker, Connections, Fleet, Kind as Serves, Pool, Server as Place};
 use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::Tongue;
-use crate::session::{Confirm, House, Kind, Settings};
+use crate::session::{Api, Confirm, House, Kind, Settings};
 use crate::shard::{Mail, Plan, Shard};
 
 /// What a run has shown.
@@ -37,7 +39,22 @@ pub struct BridgeReport {
 
 /// Runs one seed. Panics if a law is broken; what came last is then printed, unless `quiet`.
 pub fn run_bridge(seed: u64, steps: u32, quiet: bool) -> BridgeReport {
-    let mut run = Run::new(seed, quiet);
+    live(Run::new(seed, quiet, Api::Http), steps)
+}
+
+/// The same before NATS servers.
+#[cfg(feature = "nats")]
+pub fn run_nats(seed: u64, steps: u32, quiet: bool) -> BridgeReport {
+    let terms = crate::session::dialect::nats::NatsTerms {
+        prefix: nats::PREFIX.to_string(),
+        jetstream: seed % 3 < 2,
+        mark: seed,
+        ..Default::default()
+    };
+    live(Run::new(seed, quiet, Api::Nats(Arc::new(terms))), steps)
+}
+
+fn live(mut run: Run, steps: u32) -> BridgeReport {
     for step in 0..steps {
         run.step = step;
         run.world().strike();
@@ -66,10 +83,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, quiet: bool) -> Run {
+    fn new(seed: u64, quiet: bool, api: Api) -> Run {
         let mut rng = Prng::from_u64(seed);
         let shards = 1 + rng.below(3) as usize;
-        let settings = settings(&mut rng);
+        let settings = Settings {
+            api,
+            ..settings(&mut rng)
+        };
         let fleet = fleet(&mut rng);
         let apis = fleet.servers.len();
         let house = House {

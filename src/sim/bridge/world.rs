@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
 use super::api::{Api, Line};
-use super::coverage::EVENTS;
+use super::coverage;
 use super::laws::Ledger;
 use super::people::Person;
 use crate::fleet::{Fleet, ServerState};
+#[cfg(feature = "nats")]
+use crate::session::Api as Spoken;
 use crate::session::{House, Settings};
 use crate::shard::{Dialled, Got, Mail, Token};
 use crate::sim::ground::{Ground, Kernel, Scene};
@@ -51,7 +53,7 @@ impl World {
         house: House,
     ) -> World {
         World {
-            ground: Ground::new(seed ^ SALT, shards, EVENTS),
+            ground: Ground::new(seed ^ SALT, shards, coverage::of(&settings.api)),
             apis: vec![Api::default(); apis],
             lines: Vec::new(),
             people: Vec::new(),
@@ -104,7 +106,18 @@ impl Scene for World {
         let reach = &self.apis[api].reach;
         let dialled = self.ground.begin_line(line, reach, shard, token);
         if let Dialled::Socket(id) = dialled {
-            self.lines.push(Line::new(id, api));
+            let new = Line::new(id, api);
+            #[cfg(feature = "nats")]
+            let new = match self.settings.now().api {
+                Spoken::Http => new,
+                Spoken::Nats(_) => {
+                    let place = &self.fleet.servers[api];
+                    let mut new = new.in_nats(&place.prefix, &place.authority);
+                    new.greet(self);
+                    new
+                }
+            };
+            self.lines.push(new);
             self.note(format_args!("line {line} to api {api} is dialled"));
         }
         dialled

@@ -59,12 +59,12 @@ fn servers() -> Map<String, Value> {
     change["minProperties"] = json!(1);
     let some = json!({ "type": "string", "minLength": 1 });
     let new = object(
-        json!({ "pool": some, "url": { "type": "string", "pattern": "^(ws|http)://[!-~]+$" } }),
+        json!({ "pool": some, "url": { "type": "string", "pattern": URLS } }),
         json!({ "id": some, "weight": weight() }),
     );
     let pool = json!({
         "name": text(),
-        "kind": { "enum": ["websocket", "bridge", "http"] },
+        "kind": { "enum": KINDS },
         "balance": { "enum": [
             "round-robin", "random", "least-connections", "hash", "adaptive",
         ] },
@@ -297,3 +297,13 @@ fn weight() -> Value {
 fn or_null(kind: &str) -> Value {
     json!({ "type": [kind, "null"] })
 }
+
+/// What pools of this build are, and how their servers' URLs begin.
+#[cfg(not(feature = "nats"))]
+const KINDS: &[&str] = &["websocket", "bridge", "http"];
+#[cfg(feature = "nats")]
+const KINDS: &[&str] = &["websocket", "bridge", "http", "nats"];
+#[cfg(not(feature = "nats"))]
+const URLS: &str = "^(ws|http)://[!-~]+$";
+#[cfg(feature = "nats")]
+const URLS: &str = "^(ws|http|nats)://[!-~]+$";
