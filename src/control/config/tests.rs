@@ -1267,9 +1267,12 @@ fn an_explanation_shows_no_token() {
 
 #[test]
 fn an_explanation_has_every_supported_key() {
-    let texts = [CONTRACT, SHARING];
-    #[cfg(feature = "nats")]
-    let texts = [CONTRACT, SHARING, NATS];
+    let texts = [
+        CONTRACT,
+        SHARING,
+        #[cfg(feature = "nats")]
+        NATS,
+    ];
     let page = texts
         .map(|text| explain(&load(text).unwrap().config))
         .concat();

@@ -60,7 +60,7 @@ impl Couriers {
             .filter(|pool| pool.kind == PoolKind::Nats);
         for (number, pool) in pools.enumerate() {
             let (orders, told) = unbounded();
-            let (sender, messages) = bounded(WINDOW);
+            let (sender, messages) = bounded(QUEUE);
             // An error: the courier has stopped.
             let on_message = Box::new(move |message| drop(sender.send(message)));
             let courier = Courier {
@@ -72,6 +72,7 @@ impl Couriers {
                 sessions: HashMap::new(),
                 ids: HashMap::new(),
                 pending: VecDeque::new(),
+                waiting: 0,
                 next: MINE | ((number as u64) << POOL_SHIFT),
                 lost: Lost::default(),
             };
@@ -171,6 +172,8 @@ struct Courier {
     ids: HashMap<u64, String>,
     /// Pushes that were not answered yet, in their order.
     pending: VecDeque<Pending>,
+    /// Bytes of them.
+    waiting: usize,
     /// The next ticket.
     next: u64,
     lost: Lost,
@@ -180,6 +183,7 @@ struct Pending {
     ticket: u64,
     reply: Option<Vec<u8>>,
     since: Instant,
+    bytes: usize,
     answered: bool,
 }
 
@@ -201,7 +205,7 @@ impl Courier {
     fn run(mut self, told: &Receiver<Order>, messages: &Receiver<Msg>) {
         loop {
             // As many as wait for a client's loop at a time; the others wait in their connection.
-            let open = self.pending.len() < WINDOW;
+            let open = self.pending.len() < WINDOW && self.waiting < WAITING_MAX;
             let none = never();
             select! {
                 recv(told) -> order => match order {
@@ -251,6 +255,8 @@ impl Courier {
             Ok(verb) => verb,
             Err(outcome) => return self.answer(message.reply.as_deref(), &outcome),
         };
+        let bytes = message.payload.len();
+        self.waiting += bytes;
         let push = Box::new(Push {
             id: id.as_str().into(),
             verb,
@@ -264,6 +270,7 @@ impl Courier {
             ticket,
             reply: message.reply,
             since: Instant::now(),
+            bytes,
             answered: false,
         });
         let from = Asker::Ticket(ticket);
@@ -306,7 +313,9 @@ impl Courier {
         let outcome = match pushed {
             Pushed::Done => DONE,
             Pushed::Slow => SLOW,
-            Pushed::Unknown | Pushed::Elsewhere { .. } | Pushed::Seen { .. } => UNKNOWN,
+            // Answers to what no courier asks.
+            Pushed::Elsewhere { .. } | Pushed::Seen { .. } | Pushed::Reached(_) => UNKNOWN,
+            Pushed::Unknown => UNKNOWN,
         };
         self.answer(reply.as_deref(), &outcome);
     }
@@ -330,10 +339,11 @@ impl Courier {
             if !first.answered && !late {
                 break;
             }
-            if let Some(first) = self.pending.pop_front()
-                && !first.answered
-            {
-                self.answer(first.reply.as_deref(), &SILENT);
+            if let Some(first) = self.pending.pop_front() {
+                self.waiting -= first.bytes;
+                if !first.answered {
+                    self.answer(first.reply.as_deref(), &SILENT);
+                }
             }
         }
         let due = self
@@ -372,8 +382,11 @@ const SILENT: Outcome = Outcome {
     says: "a loop does not answer",
 };
 
-/// Messages on their way to loops, and as many that wait for these: far less than a loop's box takes.
+/// Messages on their way to loops, and their bytes: far less than a loop's box takes. What waits for
+/// these waits in its connection, but for a few.
 const WINDOW: usize = 4_096;
+const WAITING_MAX: usize = 16 << 20;
+const QUEUE: usize = 64;
 
 /// A loop answers within a turn, or has lost the mail.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
