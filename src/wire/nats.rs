@@ -364,7 +364,8 @@ pub fn put_token(id: &str, out: &mut Vec<u8>) {
         if byte.is_ascii_alphanumeric() || b"-_~:@+".contains(&byte) {
             out.push(byte);
         } else {
-            out.extend_from_slice(format!("={byte:02X}").as_bytes());
+            let digit = |four: u8| b"0123456789ABCDEF"[usize::from(four)];
+            out.extend_from_slice(&[b'=', digit(byte >> 4), digit(byte & 15)]);
         }
     }
 }

@@ -277,7 +277,7 @@ fn a_stream_has_each_message_once_though_its_server_is_killed_again_and_again() 
         });
         server.kill_and_start();
     }
-    let clients: Vec<Raw> = clients.into_iter().map(|one| one.join().unwrap()).collect();
+    let mut clients: Vec<Raw> = clients.into_iter().map(|one| one.join().unwrap()).collect();
     until_true(WAIT, "all to be confirmed", || {
         proxy.count("wsteady_messages_confirmed_total", &[]) == (CLIENTS * MESSAGES) as u64
     });
@@ -295,6 +295,14 @@ fn a_stream_has_each_message_once_though_its_server_is_killed_again_and_again() 
     }
     assert_eq!(next, [MESSAGES; CLIENTS]);
     assert_eq!(proxy.count("wsteady_messages_unconfirmed_total", &[]), 0);
+    // The way down has found its server again, too.
+    for (number, client) in clients.iter_mut().enumerate() {
+        let out = format!("wsteady.c{number}.out");
+        wait_connected(&mut backend, &out);
+        let status = backend.request(&out, b"still there", json!({}));
+        assert_eq!(status.as_deref(), Some("ok"));
+        assert_eq!(client.frame(WAIT).payload, b"still there");
+    }
     drop(clients);
     proxy.finish();
 }

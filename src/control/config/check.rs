@@ -87,6 +87,13 @@ fn check_nats(pool: &PoolConfig, pools: &[PoolConfig], findings: &mut Findings) 
             "without a user; add nats.user",
         );
     }
+    if pool.nats.jetstream && pool.session.hold >= DUPLICATES {
+        findings.warn_at(
+            &format!("{path}.session.hold"),
+            "as long as the 2m in which a stream knows a message again, unless it was given more: \
+             one that is published again later is there twice",
+        );
+    }
     let same = |other: &&PoolConfig| {
         other.kind == PoolKind::Nats
             && other.name != pool.name
@@ -102,6 +109,10 @@ fn check_nats(pool: &PoolConfig, pools: &[PoolConfig], findings: &mut Findings) 
         );
     }
 }
+
+/// The duplicate window of a stream that was given none.
+#[cfg(feature = "nats")]
+const DUPLICATES: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Ways of balancing that lack what they go by.
 fn check_balance(pool: &PoolConfig, findings: &mut Findings) {

@@ -1219,6 +1219,12 @@ fn a_pool_of_kind_nats_is_read() {
         why.contains("for pools of kind nats, not websocket"),
         "{why}"
     );
+    let patient = NATS.replace("health: {}", "session: { hold: 2m }");
+    let warnings = load(&patient).unwrap().warnings;
+    assert!(
+        warnings[0].to_string().contains("there twice"),
+        "{warnings:?}"
+    );
     let doubtful = NATS.replace("user: me", "password: x");
     let warnings = load(&doubtful).unwrap().warnings;
     assert!(

@@ -35,6 +35,7 @@ pub(super) fn api_of(pool: &PoolConfig) -> Api {
         mark: RandomState::new().build_hasher().finish(),
         complain: Some(Arc::new(complain)),
         connections: AtomicU64::new(0),
+        payload_max: AtomicU64::new(0),
     }))
 }
 

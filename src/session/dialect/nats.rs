@@ -28,8 +28,10 @@ pub struct NatsTerms {
     /// Is given what servers complain about: that is for the operator.
     // Rule: shared, as watchers are; not called for what goes well.
     pub complain: Option<Complain>,
-    /// Connections so far. Touched once for each, and never for a message.
+    /// Connections so far, and the longest message that a server takes, 0 before one has said so.
+    /// Touched once for each connection, and never for a message.
     pub connections: AtomicU64,
+    pub payload_max: AtomicU64,
 }
 
 /// Is told; must not block.
@@ -77,6 +79,9 @@ enum Awaits {
 impl Nats {
     fn new(terms: &Arc<NatsTerms>) -> Nats {
         let number = terms.connections.fetch_add(1, Relaxed);
+        // A server that is sent more than it takes may be gone before its word on that is read: what
+        // another connection was told is better than nothing.
+        let told = terms.payload_max.load(Relaxed);
         Nats {
             terms: terms.clone(),
             begun: false,
@@ -85,7 +90,7 @@ impl Nats {
             awaits: Awaits::Nothing,
             owes: false,
             leaves: false,
-            payload_max: usize::MAX,
+            payload_max: if told == 0 { usize::MAX } else { told as usize },
         }
     }
 
@@ -138,7 +143,10 @@ impl Nats {
 
     fn on_info(&mut self, json: &[u8]) -> Heard {
         let max = nats::json_field(json, "max_payload").and_then(nats::number);
-        self.payload_max = max.map_or(self.payload_max, |max| max as usize);
+        if let Some(max) = max.filter(|max| *max > 0) {
+            self.payload_max = max as usize;
+            self.terms.payload_max.store(max, Relaxed);
+        }
         self.leaves |= nats::json_field(json, "ldm") == Some(b"true");
         Heard::Nothing
     }
