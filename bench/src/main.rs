@@ -7,6 +7,7 @@
 mod accept;
 mod api;
 mod check;
+mod cluster;
 mod compare;
 mod echo;
 mod frame;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Ws(args) => ws::run(&args),
         Command::Http(args) => requests::run(&args),
         Command::Push(args) => ws::push::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Run(args) => scenario::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args).map(|()| true),
@@ -61,7 +63,8 @@ fn main() -> ExitCode {
 /// proxies in turns and writes a report. For a bridge from WebSocket to HTTP, `wsteady-bench api`
 /// is the server, `ws --bridge` are the clients, `push` sends to them from the other side, and
 /// `scripts/bench-bridge` compares. For HTTP, `wsteady-bench http` are the clients of `wsteady-bench
-/// api --body SIZE`, through a proxy or not; the same script compares those. `run` plays a scenario
+/// api --body SIZE`, through a proxy or not; the same script compares those. `cluster` pushes to clients of
+/// several nodes; `scripts/cluster` kills one of them meanwhile. `run` plays a scenario
 /// from a file, `report` makes a page of what it found, and `compare` plays it against several proxies.
 #[derive(Parser)]
 #[command(name = "wsteady-bench", version, max_term_width = 100)]
@@ -78,6 +81,7 @@ enum Command {
     Ws(Box<ws::Args>),
     Http(Box<requests::Args>),
     Push(Box<ws::push::Args>),
+    Cluster(Box<cluster::Args>),
     Run(Box<scenario::Args>),
     Report(report::Args),
     Compare(compare::Args),
