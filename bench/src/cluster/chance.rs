@@ -25,7 +25,7 @@ impl Chance {
     /// From 0 to just below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
         debug_assert!(end > 0);
-        (u128::from(self.next()) * end as u128 >> 64) as usize
+        ((u128::from(self.next()) * end as u128) >> 64) as usize
     }
 }
 

@@ -118,9 +118,17 @@ pub struct Book {
     spans: Vec<Span>,
     /// When something was done to the nodes.
     marks: Vec<u64>,
-    /// How long before and behind a push a client must have been there to count as steady, and
-    /// what is how close to a mark.
-    margin: u64,
+    slack: Slack,
+}
+
+/// How exactly is looked; nanoseconds.
+#[derive(Clone, Copy)]
+pub struct Slack {
+    /// How long before and behind a push a client must have been there to count as steady, and how
+    /// late a mark may be.
+    pub margin: u64,
+    /// How long behind a mark what happens comes of it: a dead process needs a while to close its sockets.
+    pub settle: u64,
 }
 
 impl Book {
@@ -129,7 +137,7 @@ impl Book {
         mut arrivals: Vec<Arrival>,
         mut spans: Vec<Span>,
         marks: Vec<u64>,
-        margin: u64,
+        slack: Slack,
     ) -> Self {
         arrivals.sort_unstable_by_key(|arrival| (arrival.push, arrival.at));
         spans.sort_unstable_by_key(|span| (span.client, span.time.start));
@@ -138,7 +146,7 @@ impl Book {
             arrivals,
             spans,
             marks,
-            margin,
+            slack,
         }
     }
 
@@ -155,10 +163,13 @@ impl Book {
     }
 
     pub fn is_disturbed(&self, time: Range<u64>) -> bool {
-        let near = |mark: &u64| {
-            mark + self.margin >= time.start && *mark <= time.end.saturating_add(self.margin)
-        };
-        self.marks.iter().any(near)
+        self.marks.iter().any(|mark| self.reaches(*mark, &time))
+    }
+
+    /// Whether something in that time may come of what was done at the mark.
+    fn reaches(&self, mark: u64, time: &Range<u64>) -> bool {
+        let Slack { margin, settle } = self.slack;
+        mark + settle >= time.start && mark <= time.end.saturating_add(margin)
     }
 
     /// Clients that were connected at that time.
@@ -185,7 +196,10 @@ impl Book {
     /// Of the clients that lost their connection around a mark: how many, and when the last of them was
     /// back; `None` if one is not.
     pub fn upset(&self, mark: u64) -> (u64, Option<u64>) {
-        let near = |span: &Span| span.time.end.abs_diff(mark) <= self.margin;
+        let near = |span: &Span| {
+            let end = span.time.end;
+            end != u64::MAX && self.reaches(mark, &(end..end))
+        };
         let (mut upset, mut back) = (0, Some(mark));
         for (place, span) in self.spans.iter().enumerate().filter(|(_, span)| near(span)) {
             upset += 1;
@@ -224,17 +238,28 @@ impl Book {
         }
     }
 
+    /// A client whose node was killed was on its way out from then on, though it noticed later.
+    fn end(&self, span: &Span) -> u64 {
+        let end = span.time.end;
+        let mut causes = self
+            .marks
+            .iter()
+            .filter(|mark| end != u64::MAX && self.reaches(**mark, &(end..end)));
+        causes.next().map_or(end, |mark| end.min(*mark))
+    }
+
     fn place(&self, push: &Push) -> Place {
         let Some(client) = push.client else {
             return Place::Nowhere;
         };
-        let since = push.due.saturating_sub(self.margin);
+        let margin = self.slack.margin;
+        let since = push.due.saturating_sub(margin);
         // The last of its connections that began early enough.
         let next =
             (self.spans).partition_point(|span| (span.client, span.time.start) <= (client, since));
         let span = next.checked_sub(1).map(|last| &self.spans[last]);
-        let until = push.until.saturating_add(self.margin);
-        let there = |span: &Span| span.client == client && span.time.end > until;
+        let until = push.until.saturating_add(margin);
+        let there = |span: &Span| span.client == client && self.end(span) > until;
         if span.is_some_and(there) {
             Place::Steady
         } else {
@@ -248,6 +273,10 @@ mod tests {
     use super::*;
 
     const OK: Answer = Answer::Status(200);
+    const SLACK: Slack = Slack {
+        margin: 100,
+        settle: 300,
+    };
 
     fn push(client: u32, due: u64, until: u64, answer: Answer) -> Push {
         Push {
@@ -277,7 +306,7 @@ mod tests {
             span(1, 0..u64::MAX),
             span(2, 1_000..2_000),
         ];
-        let book = Book::new(pushes, arrivals, spans, marks, 100);
+        let book = Book::new(pushes, arrivals, spans, marks, SLACK);
         let told = |one: Verdict| (one.place, one.fate, one.is_fault());
         book.verdicts().map(told).collect()
     }
@@ -376,7 +405,7 @@ mod tests {
             push(1, 500, 510, Answer::Unsent),
             push(1, 500, 510, OK),
             push(1, 500, 510, Answer::Status(404)),
-            push(1, 900, 910, Answer::Cut),
+            push(1, 950, 960, Answer::Cut),
         ];
         let faults = |marks| {
             let verdicts = book(pushes.clone(), Vec::new(), marks);
@@ -385,7 +414,27 @@ mod tests {
         assert_eq!(faults(vec![]), [true; 5]);
         assert_eq!(faults(vec![600]), [false, false, true, true, true]);
         assert_eq!(faults(vec![401]), [false, false, true, true, true]);
-        assert_eq!(faults(vec![399]), [true; 5]);
+        assert_eq!(faults(vec![200]), [false, false, true, true, true]);
+        assert_eq!(faults(vec![199]), [true; 5]);
+        assert_eq!(faults(vec![611]), [true; 5]);
+        assert_eq!(faults(vec![700]), [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn who_was_on_a_dead_node_moves_from_the_mark_on() {
+        // Client 2 notices at 2,000 what was done at 1,750.
+        let place = |due, marks: &[u64]| {
+            let told = book(
+                vec![push(2, due, due + 10, Answer::Status(404))],
+                vec![],
+                marks.to_vec(),
+            );
+            told[0].0
+        };
+        assert_eq!(place(1_700, &[]), Place::Steady);
+        assert_eq!(place(1_700, &[1_750]), Place::Moving);
+        assert_eq!(place(1_600, &[1_750]), Place::Steady);
+        assert_eq!(place(1_700, &[1_690]), Place::Steady, "too long ago");
     }
 
     #[test]
@@ -394,14 +443,14 @@ mod tests {
         let arrivals = vec![arrival(1, 2, 520), arrival(0, 1, 520), arrival(7, 1, 1)];
         let found = book(pushes.clone(), arrivals.clone(), Vec::new());
         assert_eq!((found[0].1, found[1].1), (Fate::Delivered, Fate::Astray));
-        let book = Book::new(pushes, arrivals, Vec::new(), Vec::new(), 0);
+        let book = Book::new(pushes, arrivals, Vec::new(), Vec::new(), SLACK);
         assert_eq!(book.strays(), 1);
     }
 
     #[test]
     fn ends_count_by_whether_something_was_done_then() {
         let spans = vec![span(1, 0..500), span(2, 0..900), span(3, 0..u64::MAX)];
-        let book = Book::new(Vec::new(), Vec::new(), spans, vec![510], 100);
+        let book = Book::new(Vec::new(), Vec::new(), spans, vec![510], SLACK);
         assert_eq!(book.ended(), (1, 1));
         assert_eq!((book.connected(499), book.connected(500)), (3, 2));
         assert_eq!(book.upset(510), (1, None));
@@ -410,10 +459,10 @@ mod tests {
             span(1, 700..u64::MAX),
             span(2, 0..u64::MAX),
         ];
-        let book = Book::new(Vec::new(), Vec::new(), spans, vec![510], 100);
+        let book = Book::new(Vec::new(), Vec::new(), spans, vec![510], SLACK);
         assert_eq!(
-            (book.upset(510), book.upset(900)),
-            ((1, Some(700)), (0, Some(900)))
+            (book.upset(510), book.upset(910)),
+            ((1, Some(700)), (0, Some(910)))
         );
     }
 }

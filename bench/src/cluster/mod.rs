@@ -8,7 +8,7 @@ mod marks;
 mod pushes;
 mod report;
 
-use crate::run::{self, Shape, Shared};
+use crate::run::{self, Measured, Shape, Shared};
 use crate::{check, sys, units};
 use client::Seen;
 use pushes::Sent;
@@ -29,7 +29,7 @@ use std::time::Duration;
 /// --margin behind its answer) must get it once if it was answered 200, and the answer must be 200;
 /// an unknown id must get 404. Latency counts from when a push was due. What is done to the nodes
 /// meanwhile comes from --mark-file, a line for each event: it splits the run into parts, each of
-/// which must keep to --p99, and it excuses connections that are lost within --margin of it. The
+/// which must keep to --p99, and it excuses connections that are lost within --settle of it. The
 /// exit status is 1 if something was missed.
 #[derive(clap::Args)]
 pub struct Args {
@@ -93,10 +93,12 @@ pub struct Args {
     /// How long messages are waited for behind the last answer
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = units::time)]
     grace: Duration,
-    /// Who was there so long before and behind a push was there all the time; what is so near to a
-    /// mark comes of it
+    /// Who was there so long before and behind a push was there all the time
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::time)]
     margin: Duration,
+    /// So long behind a mark, a lost connection comes of it
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::time)]
+    settle: Duration,
     /// What is done to the nodes stands here, a line for each event
     #[arg(long, value_name = "FILE")]
     mark_file: Option<PathBuf>,
@@ -137,33 +139,8 @@ pub fn run(args: &Args) -> io::Result<bool> {
     sys::pin(args.cpu)?;
     let limit = sys::raise_descriptor_limit();
     let plan = Plan::new(args, limit).map_err(io::Error::other)?;
-    // The tool watches itself: a load that takes a core away from what it measures is none.
-    let watch = run::Watch {
-        pid: Some(std::process::id()),
-        quiet: args.quiet,
-    };
-    let pushing = AtomicUsize::new(plan.pushers);
-    let work = |index: usize, shared: &Shared| match index.checked_sub(plan.clients.threads) {
-        None => crowd::run(&plan, index, shared, &pushing).map(Part::Seen),
-        Some(index) => {
-            let result = pushes::run(&plan, index, shared);
-            // However it ended: the clients wait for nobody who is gone.
-            pushing.fetch_sub(1, AcqRel);
-            if result.is_err() {
-                shared.failed.store(true, Release);
-            }
-            result.map(Part::Sent)
-        }
-    };
-    let (parts, measured) = run::conduct(&plan.shape, watch, work)?;
-    let (mut seen, mut sent) = (Vec::new(), Vec::new());
-    for part in parts {
-        match part {
-            Part::Seen(one) => seen.push(one),
-            Part::Sent(one) => sent.push(one),
-        }
-    }
-    let report = Report::new(&plan, seen, sent, &measured);
+    let (parts, measured) = conduct(&plan, args.quiet)?;
+    let report = Report::new(&plan, parts, &measured);
     if let Some(path) = &args.json {
         let mut text = serde_json::to_string_pretty(&report)?;
         text.push('\n');
@@ -178,7 +155,31 @@ pub fn run(args: &Args) -> io::Result<bool> {
     Ok(report.is_good())
 }
 
-enum Part {
+/// Runs all threads: what each brought home, and what was measured meanwhile.
+fn conduct(plan: &Plan, quiet: bool) -> io::Result<(Vec<Home>, Measured)> {
+    // The tool watches itself: a load that takes a core away from what it measures is none.
+    let watch = run::Watch {
+        pid: Some(std::process::id()),
+        quiet,
+    };
+    let pushing = AtomicUsize::new(plan.pushers);
+    let work = |index: usize, shared: &Shared| match index.checked_sub(plan.clients.threads) {
+        None => crowd::run(plan, index, shared, &pushing).map(Home::Seen),
+        Some(index) => {
+            let result = pushes::run(plan, index, shared);
+            // However it ended: the clients wait for nobody who is gone.
+            pushing.fetch_sub(1, AcqRel);
+            if result.is_err() {
+                shared.failed.store(true, Release);
+            }
+            result.map(Home::Sent)
+        }
+    };
+    run::conduct(&plan.shape, watch, work)
+}
+
+/// What a thread brings home.
+enum Home {
     Seen(Seen),
     Sent(Sent),
 }
@@ -214,6 +215,7 @@ pub struct Plan {
     answer_timeout: Duration,
     grace: Duration,
     margin: Duration,
+    settle: Duration,
     p99: Option<Duration>,
     mark_file: Option<PathBuf>,
     source_addresses: Option<u32>,
@@ -282,6 +284,7 @@ impl Plan {
             answer_timeout: args.answer_timeout,
             grace: args.grace,
             margin: args.margin,
+            settle: args.settle,
             p99: args.p99,
             mark_file: args.mark_file.clone(),
             source_addresses: args.source_addresses,
@@ -347,3 +350,6 @@ fn node(text: &str) -> Result<Node, String> {
         path: String::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,8 @@ pub fn run(plan: &Plan, index: usize, shared: &Shared) -> io::Result<Sent> {
     let progress = &shared.progress[plan.clients.threads + index];
     let mut pusher = Pusher::new(plan, index, shared)?;
     loop {
-        if shared.failed.load(Acquire) || pusher.is_done() {
+        // Who looks on must have seen the window's end: a thread that is gone before has failed.
+        if shared.failed.load(Acquire) || (pusher.is_done() && shared.close.load(Acquire)) {
             break;
         }
         pusher.turn(shared, progress)?;

@@ -1,10 +1,10 @@
 //! What a run found out: a line for each second, what became of the pushes, and whether it was met.
 
-use super::Plan;
 use super::client::Seen;
-use super::judge::{Arrival, Book, Fate, Place, Push, Span, Verdict};
+use super::judge::{Arrival, Book, Fate, Place, Push, Slack, Span, Verdict};
 use super::marks::Mark;
 use super::pushes::Sent;
+use super::{Home, Plan};
 use crate::reasons::Reasons;
 use crate::run::Measured;
 use crate::units::{grouped, latency, nanos};
@@ -109,7 +109,14 @@ pub struct Check {
 }
 
 impl Report {
-    pub fn new(plan: &Plan, seen: Vec<Seen>, sent: Vec<Sent>, measured: &Measured) -> Self {
+    pub fn new(plan: &Plan, parts: Vec<Home>, measured: &Measured) -> Self {
+        let (mut seen, mut sent) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Home::Seen(one) => seen.push(one),
+                Home::Sent(one) => sent.push(one),
+            }
+        }
         let seen = sum_seen(seen);
         let (book, sent) = make_book(plan, seen.arrivals, seen.spans, sent);
         let start = book.pushes.first().map_or(0, |push| push.due);
@@ -426,8 +433,11 @@ fn make_book(
         sum.reasons.add(&one.reasons);
     }
     let marks = sum.marks.iter().map(|mark| mark.at).collect();
-    let margin = nanos(plan.margin);
-    (Book::new(pushes, arrivals, spans, marks, margin), sum)
+    let slack = Slack {
+        margin: nanos(plan.margin),
+        settle: nanos(plan.settle),
+    };
+    (Book::new(pushes, arrivals, spans, marks, slack), sum)
 }
 
 fn upsets(marks: &[Mark], start: u64, book: &Book) -> Vec<Upset> {
