@@ -4,6 +4,7 @@
 //! they mostly wait, and so can wait together. `scripts/setup-tests` installs the peers.
 
 mod admin;
+mod balancers;
 mod bridge;
 mod chaos;
 mod cli;
