@@ -54,7 +54,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..=64))]
     pushers: u16,
     /// Connections of each such thread to each node, at most
-    #[arg(long, value_name = "N", default_value_t = 256,
+    #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u16).range(1..))]
     push_connections: u16,
     /// Path under which the nodes take pushes (their push.path)

@@ -206,24 +206,31 @@ impl<'a> Pusher<'a> {
         (place * self.plan.pushers + self.index) as u64
     }
 
-    /// Gives a push to a node that is not known to be down.
+    /// Gives a push to a node that is not known to be down, and that has a connection for it, if there is
+    /// one: who pushes does not queue at a node that hangs.
     fn choose(&mut self, push: usize) {
-        let now = self.now;
-        let up = |node: &&Towards| node.down_until <= now;
-        let count = self.nodes.iter().filter(up).count();
-        if count == 0 {
+        let (now, most) = (self.now, self.plan.connections);
+        let is_up = |node: &Towards| node.down_until <= now;
+        let is_free = |node: &Towards| is_up(node) && (!node.idle.is_empty() || node.wires < most);
+        let choice = self.pick(is_free).or_else(|| self.pick(is_up));
+        let Some(node) = choice else {
             return self.answer(push, Answer::Unsent);
-        }
-        let choice = self.chance.below(count);
-        let mut up = (0..self.nodes.len()).filter(|node| self.nodes[*node].down_until <= now);
-        let node = up.nth(choice).expect("so many were counted");
+        };
         if let Some(key) = self.nodes[node].idle.pop() {
             self.send(key, push);
-        } else if self.nodes[node].wires < self.plan.connections {
+        } else if self.nodes[node].wires < most {
             self.dial(node, push);
         } else {
             self.nodes[node].waiting.push_back(push);
         }
+    }
+
+    /// One of the nodes that will do, each as likely as the other.
+    fn pick(&mut self, will_do: impl Fn(&Towards) -> bool) -> Option<usize> {
+        let count = self.nodes.iter().filter(|node| will_do(node)).count();
+        let choice = (count > 0).then(|| self.chance.below(count))?;
+        let mut good = (0..self.nodes.len()).filter(|node| will_do(&self.nodes[*node]));
+        good.nth(choice)
     }
 
     fn dial(&mut self, node: usize, push: usize) {
