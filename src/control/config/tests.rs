@@ -533,7 +533,13 @@ fn each_mistake_has_its_message_and_place() {
     ];
     let mut wrong = Vec::new();
     for (text, expected) in table {
-        let found = problems(text);
+        let mut found = problems(text);
+        if cfg!(feature = "nats") {
+            // Such a build knows one kind more.
+            let fewer =
+                |one: &mut String| *one = one.replace("bridge, http or nats", "bridge or http");
+            found.iter_mut().for_each(fewer);
+        }
         // What follows a bare `w.yaml:` are YAML's own words, the crate's affair.
         let right = match expected.ends_with(':') {
             true => found[0].starts_with(expected),
