@@ -78,6 +78,10 @@ pub enum Bug {
     RateWraps,
     /// A walk goes on with the last client that it told.
     CastRepeats,
+    /// What another node has passed on is passed on.
+    HopGoesOn,
+    /// A push for a client who is leaving is not looked for elsewhere.
+    LeaverNotPassedOn,
     /// A POST that is made again gets another number.
     RenumberedCall,
     /// A connection is used again although its last answer was not its last bytes.
@@ -177,6 +181,8 @@ impl Bug {
         Bug::TrendForgets,
         Bug::RateWraps,
         Bug::CastRepeats,
+        Bug::HopGoesOn,
+        Bug::LeaverNotPassedOn,
         Bug::RenumberedCall,
         Bug::DirtyReused,
         Bug::SpoiledTaken,
@@ -215,6 +221,8 @@ impl Bug {
             self,
             Bug::RenumberedCall
                 | Bug::CastRepeats
+                | Bug::HopGoesOn
+                | Bug::LeaverNotPassedOn
                 | Bug::DirtyReused
                 | Bug::SpoiledTaken
                 | Bug::FreedEarly

@@ -244,6 +244,8 @@ pub(super) fn house_of(config: &Config) -> House {
         // Each shard has its own list, by its fleet.
         push_apis: Vec::new(),
         push_token: push.token.as_ref().map(|token| token.reveal().to_string()),
+        // What a process knows of its cluster stays as long as it runs: see `reload`.
+        hop: None,
     }
 }
 

@@ -73,7 +73,10 @@ impl Session {
             "GET" => return Err(HeadError::new(426, "clients come by WebSocket")),
             _ => return Err(METHODS),
         };
-        self.check_source(headers, ctx)?;
+        match headers.get_str(HOP) {
+            Some(mark) => self.check_hop(mark, headers, ctx)?,
+            None => self.check_source(headers, ctx)?,
+        }
         let id = match prefix {
             Some(prefix) if is_prefix(prefix) => prefix,
             Some(_) => return Err(HeadError::new(400, "no ClientId begins with that prefix")),
@@ -135,16 +138,36 @@ impl Session {
             (_, false) => peer,
         };
         let allowed = ctx.house.takes_pushes_from(source);
-        let token = ctx.house.push_token.as_deref().is_none_or(|token| {
-            let given = headers.get("authorization").unwrap_or_default();
-            let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-            same_bytes(given, token.as_bytes())
-        });
+        let token = ctx.house.push_token.as_deref();
+        let token = token.is_none_or(|token| shows(headers, token));
         if allowed && token {
             Ok(())
         } else {
             Err(refused)
         }
+    }
+
+    /// What another node passes on comes from a node: it shows the token, or stands in the list.
+    fn check_hop(&self, mark: &str, headers: &Headers<'_>, ctx: &Ctx<'_>) -> Result<(), HeadError> {
+        let refused = HeadError::new(403, "this address is no node of this cluster");
+        let hop = ctx.house.hop.as_ref().ok_or(refused)?;
+        let known = match &hop.token {
+            Some(token) => shows(headers, token),
+            None => {
+                // Nodes speak for themselves.
+                let forwarded =
+                    headers.get("x-forwarded-for").is_some() || headers.get("forwarded").is_some();
+                let peer = self.peer.address().ip().to_canonical();
+                !forwarded && hop.peers.contains(&peer)
+            }
+        };
+        if !known {
+            return Err(refused);
+        }
+        if mark == hop.mark {
+            return Err(HeadError::new(421, "this is the node that asks"));
+        }
+        Ok(())
     }
 
     /// Whether the request under way has been handed on: what follows it must wait.
@@ -362,6 +385,13 @@ fn close_code(headers: &Headers<'_>) -> Result<u16, HeadError> {
         .ok()
         .filter(|code| crate::wire::close::is_sendable(*code))
         .ok_or(HeadError::new(400, "X-Wsteady-Close is no close code"))
+}
+
+/// Whether a request has this bearer token.
+fn shows(headers: &Headers<'_>, token: &str) -> bool {
+    let given = headers.get("authorization").unwrap_or_default();
+    let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+    same_bytes(given, token.as_bytes())
 }
 
 /// In constant time, but for the length.

@@ -593,6 +593,19 @@ pub struct House {
     pub push_apis: Vec<IpAddr>,
     /// Asked of every push, if set.
     pub push_token: Option<String>,
+    /// Whose pushes are another node's, passed on. `None`: nobody's.
+    pub hop: Option<Hop>,
+}
+
+/// What a node has to know of the others of its cluster.
+#[derive(Clone)]
+pub struct Hop {
+    /// What the others know this node by.
+    pub mark: String,
+    /// Asked of every push that is passed on, if set.
+    pub token: Option<String>,
+    /// Without a token: where the others are.
+    pub peers: Vec<IpAddr>,
 }
 
 impl House {
@@ -627,6 +640,7 @@ impl Default for House {
             push_allow: Vec::new(),
             push_apis: Vec::new(),
             push_token: None,
+            hop: None,
         }
     }
 }

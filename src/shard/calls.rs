@@ -620,7 +620,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if let Some(Seat { shard, key }) = self.directory.find(id) {
             return self.post(usize::from(shard), Mail::Deliver { key, push, from });
         }
-        let unasked = match push.is_hop {
+        self.pass_on(push, from);
+    }
+
+    /// He is not here.
+    fn pass_on(&mut self, push: Box<Push>, from: Asker) {
+        let unasked = match push.is_hop && !planted!(HopGoesOn) {
             true => Some((push, from)),
             false => self.io.elsewhere(push, from),
         };
@@ -630,9 +635,12 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     /// At the client's.
-    pub(super) fn deliver(&mut self, key: Key, push: &Push, from: Asker) {
-        let pushed = self.push_to(key, push);
-        self.answer_push(from, pushed);
+    pub(super) fn deliver(&mut self, key: Key, push: Box<Push>, from: Asker) {
+        match self.push_to(key, &push) {
+            // He is about to leave, or gone, and may have come to another node by now.
+            Pushed::Unknown if !planted!(LeaverNotPassedOn) => self.pass_on(push, from),
+            pushed => self.answer_push(from, pushed),
+        }
     }
 
     /// Gives it to the client, if it is here.

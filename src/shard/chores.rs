@@ -154,7 +154,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             Mail::Cast { push, asker } => self.begin_walk(push, asker),
             Mail::Reached { key, pushed } => self.add_up(key, pushed),
             Mail::Push { push, from } => self.pass_push(push, from),
-            Mail::Deliver { key, push, from } => self.deliver(key, &push, from),
+            Mail::Deliver { key, push, from } => self.deliver(key, push, from),
             Mail::Pushed { key, pushed } => self.tell(key, Event::Pushed(pushed)),
             Mail::Permit {
                 server,

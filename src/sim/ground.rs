@@ -11,7 +11,7 @@ use super::post::Letterbox;
 use super::sightings::Sightings;
 use crate::fleet::ServerState;
 use crate::kit::{Prng, Tick};
-use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
+use crate::shard::{Accept, Answer, Asker, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token};
 
 /// Under every world: what is the same in all of them.
 pub struct Ground {
@@ -80,6 +80,11 @@ pub trait Scene: DerefMut<Target = Ground> {
 
     /// One shard writes to another, of this number.
     fn on_mail(&mut self, _to: usize, _mail: &Mail) {}
+
+    /// A push for somebody who is not here.
+    fn elsewhere(&mut self, push: Box<Push>, from: Asker) -> Option<(Box<Push>, Asker)> {
+        Some((push, from))
+    }
 }
 
 impl Ground {
@@ -341,6 +346,10 @@ impl<W: Scene> Io for Kernel<W> {
     }
 
     fn answer(&mut self, _ticket: u64, _answer: Answer) {}
+
+    fn elsewhere(&mut self, push: Box<Push>, from: Asker) -> Option<(Box<Push>, Asker)> {
+        self.world().elsewhere(push, from)
+    }
 
     fn accept(&mut self, _listener: u32) -> Accept<usize> {
         let index = self.index;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::nodes::{ELSEWHERE, MARK};
 use super::people::{Guest, IDS, Person};
 use super::pusher::{Push, Verb};
 use super::world::{BridgeSim, World};
@@ -126,6 +127,21 @@ impl World {
 
     /// What became of a push.
     pub fn on_push_answered(&mut self, me: usize, push: &mut Push, status: u16, body: &[u8]) {
+        let nodes = self.nodes.any;
+        match push.hop {
+            Some(MARK) if nodes && status == 421 => return self.hit("push: 421, of this node"),
+            Some(_) if !nodes && status == 403 => return self.hit("push: 403, of no node"),
+            Some(mark) => assert!(
+                nodes && mark != MARK || status == 408,
+                "law: pusher {me} got {status} for a push of node {mark}"
+            ),
+            None => {}
+        }
+        if body == ELSEWHERE.as_bytes() {
+            assert!(nodes && push.hop.is_none(), "law: a push takes one hop");
+            push.elsewhere = true;
+            return self.must_be_nowhere(me, push, status);
+        }
         match (push.verb, status) {
             (Verb::Message, 200) => self.hit("push: 200"),
             (Verb::Broadcast, 200) => return self.judge_broadcast(me, push, body),
@@ -137,10 +153,12 @@ impl World {
             }
             (_, 404) => {
                 self.hit("push: 404");
-                let there =
-                    |one: &Person| one.guest().is_some_and(|guest| self.is_there(guest, push));
-                let there = self.people.iter().position(there);
-                assert_eq!(there, None, "law: pusher {me} got 404 with a guest there");
+                let asked = !nodes || push.hop.is_some();
+                assert!(
+                    asked,
+                    "law: pusher {me} got 404, and no other node was asked"
+                );
+                self.must_be_nowhere(me, push, 404);
             }
             // Its connection was slow, and the time for a request had begun with the last answer.
             (_, 408) => {}
@@ -149,6 +167,15 @@ impl World {
         if (push.verb, status) != (Verb::Look, 200) && status == 200 {
             assert_eq!(body, b"ok", "law: a push that succeeds says so");
         }
+    }
+
+    fn must_be_nowhere(&self, me: usize, push: &Push, status: u16) {
+        let there = |one: &Person| one.guest().is_some_and(|guest| self.is_there(guest, push));
+        let there = self.people.iter().position(there);
+        assert_eq!(
+            there, None,
+            "law: pusher {me} got {status} with a guest there"
+        );
     }
 
     /// Whether this client was connected since before the push and still is.
@@ -171,6 +198,12 @@ impl World {
                 .expect("law: a number")
         };
         let (clients, slow) = (number("clients"), number("slow"));
+        let others = u64::from(self.nodes.any && push.hop.is_none());
+        let asked = number("unasked_nodes");
+        assert_eq!(
+            asked, others,
+            "law: all nodes are asked, by the first alone"
+        );
         let guests = self.people.iter().filter_map(Person::guest);
         let there = guests.filter(|guest| self.is_there(guest, push)).count() as u64;
         assert!(
@@ -270,7 +303,7 @@ impl World {
             pushes.map(move |(n, push)| (at, n, push))
         });
         all.filter_map(|(at, n, push)| match push.answer {
-            Some((200, when)) if self.goes_down(n as u32) => match push.verb {
+            Some((200, when)) if self.goes_down(n as u32) && !push.elsewhere => match push.verb {
                 Verb::Message => Some((at, n, push, when)),
                 Verb::Broadcast if push.slow == 0 => Some((at, n, push, when)),
                 _ => None,

@@ -9,6 +9,7 @@ mod http;
 mod laws;
 #[cfg(feature = "nats")]
 mod nats;
+mod nodes;
 mod people;
 mod pusher;
 mod valves;
@@ -91,15 +92,18 @@ impl Run {
             ..settings(&mut rng)
         };
         let fleet = fleet(&mut rng);
+        let nodes = rng.chance(1, 2);
         let apis = fleet.servers.len();
         let house = House {
             message_max: 256 << 10,
             handshake: 3_000,
             message_time: 20_000,
             pings: 0,
+            hop: nodes.then(nodes::hop),
             ..House::default()
         };
-        let world = World::new(seed, shards, apis, settings.clone(), fleet.clone(), house);
+        let mut world = World::new(seed, shards, apis, settings.clone(), fleet.clone(), house);
+        world.nodes.any = nodes;
         let memory = Arc::new(Budget::new(60_000));
         let connections = Arc::new(Budget::new(1_000));
         let quota = Arc::<Quota>::default();
@@ -185,6 +189,7 @@ impl Run {
         };
         world.advance(u64::from(ms));
         world.step_peers();
+        world.step_nodes();
         for at in 0..self.shards.len() {
             if !self.running[at] {
                 continue;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::http::Messages;
+use super::nodes::MARK;
 use super::people::{Guest, IDS, PUSHES, Person, Stage};
 use super::world::World;
 use crate::sim::codec;
@@ -27,6 +28,10 @@ pub struct Push {
     /// A ClientId, or what one begins with.
     pub name: &'static str,
     pub at: u64,
+    /// It comes from another node.
+    pub hop: Option<&'static str>,
+    /// Another node has answered it.
+    pub elsewhere: bool,
     /// Its status, and when it was read.
     pub answer: Option<(u16, u64)>,
     /// Whom a broadcast could not be given; they are not named.
@@ -157,6 +162,14 @@ impl Pusher {
             Verb::Message => format!("POST /{name} HTTP/1.1\r\nHost: b\r\n"),
             Verb::Broadcast => format!("POST /?prefix={name} HTTP/1.1\r\nHost: b\r\n"),
         };
+        let hop = match world.rng.below(40) {
+            0..=1 => Some("another"),
+            2 => Some(MARK),
+            _ => None,
+        };
+        if let Some(mark) = hop {
+            head.push_str(&format!("X-Wsteady-Hop: {mark}\r\n"));
+        }
         let mut body = Vec::new();
         if matches!(verb, Verb::Message | Verb::Broadcast) {
             let length = [30, 300, 6_000][world.rng.below(3) as usize];
@@ -184,6 +197,8 @@ impl Pusher {
             verb,
             name,
             at: world.now,
+            hop,
+            elsewhere: false,
             answer: None,
             slow: 0,
             delivered: BTreeSet::new(),

@@ -6,12 +6,13 @@ use std::ops::{Deref, DerefMut};
 use super::api::{Api, Line};
 use super::coverage;
 use super::laws::Ledger;
+use super::nodes::Nodes;
 use super::people::Person;
 use crate::fleet::{Fleet, ServerState};
 #[cfg(feature = "nats")]
 use crate::session::Api as Spoken;
 use crate::session::{House, Settings};
-use crate::shard::{Dialled, Got, Mail, Token};
+use crate::shard::{Asker, Dialled, Got, Mail, Push, Token};
 use crate::sim::ground::{Ground, Kernel, Scene};
 use crate::sim::settings::Course;
 use crate::sim::valves::{Dress, dress};
@@ -35,6 +36,7 @@ pub struct World {
     pub laws: Ledger,
     /// What its valves ask for.
     pub dress: Dress,
+    pub nodes: Nodes,
     /// Faults are on, and peers talk.
     pub wild: bool,
     pub talking: bool,
@@ -64,6 +66,7 @@ impl World {
             leaving: Vec::new(),
             laws: Ledger::default(),
             dress: dress(seed, 1)[0],
+            nodes: Nodes::default(),
             wild: true,
             talking: true,
         }
@@ -155,6 +158,10 @@ impl Scene for World {
 
     fn on_person_closed(&mut self, person: usize) {
         self.leave_person(person);
+    }
+
+    fn elsewhere(&mut self, push: Box<Push>, from: Asker) -> Option<(Box<Push>, Asker)> {
+        self.pass_on(push, from)
     }
 
     fn on_mail(&mut self, to: usize, mail: &Mail) {
