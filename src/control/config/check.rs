@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::keys::nearest;
 use super::read::Findings;
@@ -14,6 +15,7 @@ pub(super) fn check(config: &mut Config, findings: &mut Findings) {
     check_addresses(config, findings);
     check_limits(config, findings);
     check_pushers(config, findings);
+    check_cluster(config, findings);
     name_servers(&mut config.pools, findings);
 }
 
@@ -299,6 +301,49 @@ fn check_pushers(config: &Config, findings: &mut Findings) {
     }
 }
 
+/// Who passes pushes on must be known: by a token, or by where it is.
+fn check_cluster(config: &Config, findings: &mut Findings) {
+    let Some(cluster) = &config.cluster else {
+        return;
+    };
+    let unread = findings.places.contains_key("cluster.peers[0]");
+    if cluster.peers.is_empty() && findings.places.contains_key("cluster.peers") && !unread {
+        findings.problem_at(
+            "cluster.peers",
+            "is empty; write the push addresses of the other nodes, or leave cluster out",
+        );
+    }
+    let named = cluster
+        .peers
+        .iter()
+        .position(|peer| peer.literal().is_none());
+    if let (Some(named), None) = (named, &cluster.token) {
+        let path = findings.item_path("cluster.peers", named);
+        let message = format!(
+            "{} is a name, and whoever has its address could pass pushes on; give cluster.token, \
+             the same on all nodes, or write addresses",
+            cluster.peers[named]
+        );
+        findings.problem_at(&path, &message);
+    }
+    if cluster.timeout > TIMEOUT_MAX {
+        let message = format!(
+            "{} is longer than anybody waits for a push; write at most {}",
+            duration_text(cluster.timeout),
+            duration_text(TIMEOUT_MAX)
+        );
+        findings.problem_at("cluster.timeout", &message);
+    }
+    let takes_pushes = |kind: PoolKind| !matches!(kind, PoolKind::Websocket | PoolKind::Http);
+    let bridges = config.pools.iter().any(|pool| takes_pushes(pool.kind));
+    if !bridges && !config.pools.is_empty() {
+        findings.warn_at(
+            "cluster",
+            "there is no pool of kind bridge, so there are no pushes to pass on",
+        );
+    }
+}
+
 /// Ids given by the operator are theirs; the others take what is still free, in the file's order.
 fn name_servers(pools: &mut [PoolConfig], findings: &mut Findings) {
     let mut taken: HashMap<String, String> = HashMap::new();
@@ -337,3 +382,6 @@ fn name_servers(pools: &mut [PoolConfig], findings: &mut Findings) {
         }
     }
 }
+
+/// Of `cluster.timeout`: an API that pushes gives up about then, too.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);

@@ -4,9 +4,9 @@ use std::fmt::{Display, Write};
 
 use super::parse::MASK;
 use super::{
-    Balance, Config, Confirm, ConnectionsConfig, Expect, HashBy, HealthConfig, Loops, OnDuplicate,
-    Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig,
-    Target, duration_text, size_text,
+    Balance, ClusterConfig, Config, Confirm, ConnectionsConfig, Expect, HashBy, HealthConfig,
+    Loops, OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret,
+    ServerConfig, SessionConfig, Target, duration_text, size_text,
 };
 
 /// What `wsteady check` prints. The whole text is YAML in which tokens are masked; without tokens
@@ -66,6 +66,9 @@ fn sentences(config: &Config, page: &mut Page) {
     }
     if config.pools.iter().any(|pool| pool.kind.is_bridge()) {
         push_sentence(&config.push, page);
+        if let Some(cluster) = &config.cluster {
+            cluster_sentences(cluster, page);
+        }
     }
     page.say(&format!(
         "All journals and queues together hold at most {}; one session at most {}.",
@@ -101,6 +104,29 @@ fn push_sentence(push: &PushConfig, page: &mut Page) {
         "Pushes are taken at {}<ClientId>, {token}, from loopback and the bridges' servers{others}.",
         push.path
     ));
+}
+
+fn cluster_sentences(cluster: &ClusterConfig, page: &mut Page) {
+    let peers: Vec<String> = cluster.peers.iter().map(ToString::to_string).collect();
+    let token = match &cluster.token {
+        Some(_) => "with the token",
+        None => "without a token, by where they are",
+    };
+    page.say(&format!(
+        "A push for a client who is not here is passed on to {}, within {}; theirs are taken {token}.",
+        peers.join(", "),
+        duration_text(cluster.timeout)
+    ));
+    let named = cluster.peers.iter().any(|peer| peer.literal().is_none());
+    if named {
+        page.say(&match cluster.dns.is_zero() {
+            true => "Names of peers are resolved once, at the start.".to_owned(),
+            false => format!(
+                "Names of peers are resolved again every {}; each address is a peer.",
+                duration_text(cluster.dns)
+            ),
+        });
+    }
 }
 
 fn pool_sentences(pool: &PoolConfig, page: &mut Page) {
@@ -304,6 +330,9 @@ fn globals(config: &Config, page: &mut Page) {
     ));
     limits(config, page);
     push(&config.push, page);
+    if let Some(own) = &config.cluster {
+        cluster(own, page);
+    }
     page.line(&format!("drain: {}", duration_text(config.drain)));
     page.line(&format!(
         "log: {{ level: {}, format: {} }}",
@@ -335,6 +364,15 @@ fn push(push: &PushConfig, page: &mut Page) {
     page.pair("  ", "path", quoted(&push.path));
     page.pair("  ", "allow", flow_list(push.allow.iter().map(quoted)));
     page.pair("  ", "token", format!("\"{token}\""));
+}
+
+fn cluster(cluster: &ClusterConfig, page: &mut Page) {
+    let token = cluster.token.as_ref().map_or("", masked);
+    page.line("cluster:");
+    page.pair("  ", "peers", flow_list(cluster.peers.iter().map(quoted)));
+    page.pair("  ", "token", format!("\"{token}\""));
+    page.pair("  ", "timeout", duration_text(cluster.timeout));
+    page.pair("  ", "dns", duration_text(cluster.dns));
 }
 
 fn session(session: &SessionConfig, indent: &str, page: &mut Page) {

@@ -19,6 +19,7 @@ pub(super) const ROOT: Section = Section {
         "origins",
         "limits",
         "push",
+        "cluster",
         "drain",
         "log",
         "metrics",
@@ -142,6 +143,11 @@ pub(super) const PUSH: Section = Section {
     later: &[],
 };
 
+pub(super) const CLUSTER: Section = Section {
+    keys: &["peers", "token", "timeout", "dns"],
+    later: &["bus"],
+};
+
 pub(super) const LOG: Section = Section {
     keys: &["level", "format"],
     later: &[],
@@ -172,6 +178,7 @@ pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("session.barrier", &BARRIER),
     ("limits", &LIMITS),
     ("push", &PUSH),
+    ("cluster", &CLUSTER),
     ("log", &LOG),
     ("metrics", &METRICS),
 ];

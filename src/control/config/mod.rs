@@ -31,10 +31,10 @@ pub(crate) use legacy::{
 };
 pub use legacy::{Older, Program};
 pub use model::{
-    AdminConfig, Balance, BarrierConfig, BreakerConfig, Config, Confirm, ConnectionsConfig, Expect,
-    HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig, LogFormat, LogLevel, Loops,
-    MetricsConfig, OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret,
-    ServerConfig, SessionConfig, Target, TimeoutsConfig,
+    AdminConfig, Balance, BarrierConfig, BreakerConfig, ClusterConfig, Config, Confirm,
+    ConnectionsConfig, Expect, HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig,
+    LogFormat, LogLevel, Loops, MetricsConfig, OnDuplicate, Overflow, PeerConfig, PoolConfig,
+    PoolKind, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target, TimeoutsConfig,
 };
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};

@@ -29,6 +29,8 @@ pub struct Config {
     pub origins: Vec<String>,
     pub limits: LimitsConfig,
     pub push: PushConfig,
+    /// `None`: this node is alone.
+    pub cluster: Option<ClusterConfig>,
     /// Time over which a stop spreads the closing of its sessions.
     pub drain: Duration,
     pub log: LogConfig,
@@ -353,6 +355,27 @@ pub struct PushConfig {
     pub token: Option<Secret>,
 }
 
+/// The other nodes, which may have clients that pushes are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Where they take pushes; this node may be among them.
+    pub peers: Vec<PeerConfig>,
+    /// Shown to them, and asked of them. `None` only if no peer is a name.
+    pub token: Option<Secret>,
+    /// For an answer of a node.
+    pub timeout: Duration,
+    /// How often names of peers are resolved again. Zero: never.
+    pub dns: Duration,
+}
+
+/// One address, or all that a name has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// A name in lower case, or an address; an IPv6 address stands without its brackets.
+    pub host: String,
+    pub port: u16,
+}
+
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogConfig {
@@ -439,9 +462,38 @@ impl Default for Config {
             origins: Vec::new(),
             limits: LimitsConfig::default(),
             push: PushConfig::default(),
+            cluster: None,
             drain: Duration::from_secs(30),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
+        }
+    }
+}
+
+impl PeerConfig {
+    /// The address, if it is no name.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.host.parse().ok()?;
+        Some(SocketAddr::new(ip, self.port))
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> ClusterConfig {
+        ClusterConfig {
+            peers: Vec::new(),
+            token: None,
+            timeout: Duration::from_secs(1),
+            dns: Duration::from_secs(5),
+        }
+    }
+}
+
+impl fmt::Display for PeerConfig {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.literal() {
+            Some(address) => write!(to, "{address}"),
+            None => write!(to, "{}:{}", self.host, self.port),
         }
     }
 }

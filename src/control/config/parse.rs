@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::model::Words;
-use super::{HashBy, Loops, Secret};
+use super::{HashBy, Loops, PeerConfig, Secret};
 
 /// Reads `5MiB`, `64k`, `1.5GiB`, `10MB` or plain bytes. `KiB`, `K` and their like count in 1024s,
 /// as nginx's and HAProxy's do; `kB`, `MB` and so on in 1000s.
@@ -177,6 +177,29 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         (_, Err(_)) if all_digits => Err(format!("port {port} is too big; 65535 is the most")),
         _ => Err(wrong()),
     }
+}
+
+/// Another node's address with its port, or a name with it.
+pub(super) fn peer(text: &str) -> Result<PeerConfig, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is not a host with a port; write 10.0.0.2:8080, [fd00::2]:8080 or wsteady.internal:8080"
+        )
+    };
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let host = match inner {
+        Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => address,
+        None if is_host_name(host) => host,
+        _ => return Err(wrong()),
+    };
+    Ok(PeerConfig {
+        host: host.to_ascii_lowercase(),
+        port: port.ok_or_else(wrong)?,
+    })
 }
 
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::keys::{self, Section, nearest};
 use super::tree::{Entry, Node, Value};
 use super::{
-    AdminConfig, BarrierConfig, Config, LimitsConfig, ListenConfig, LogConfig, Place, PoolKind,
-    Problem, PushConfig, RouteConfig, SessionConfig, parse, pools,
+    AdminConfig, BarrierConfig, ClusterConfig, Config, LimitsConfig, ListenConfig, LogConfig,
+    Place, PoolKind, Problem, PushConfig, RouteConfig, SessionConfig, parse, pools,
 };
 
 /// What reading and checking brought to light beside the values.
@@ -57,6 +57,7 @@ pub(super) fn read(root: &Node, findings: &mut Findings) -> Config {
         config.push.path = HTTP_PUSH_PATH.into();
     }
     read_push(&fields, &mut config.push, findings);
+    read_cluster(&fields, &mut config.cluster, findings);
     findings.fill(&fields, "drain", &mut config.drain, parse::parse_duration);
     read_log(&fields, &mut config.log, findings);
     let metrics = findings.subsection(&fields, "metrics", &keys::METRICS);
@@ -214,6 +215,21 @@ fn read_push(root: &Fields<'_>, push: &mut PushConfig, findings: &mut Findings) 
     findings.fill(&fields, "path", &mut push.path, parse::push_path);
     findings.fill_list(&fields, "allow", &mut push.allow, parse::network);
     findings.fill(&fields, "token", &mut push.token, parse::token);
+}
+
+fn read_cluster(root: &Fields<'_>, cluster: &mut Option<ClusterConfig>, findings: &mut Findings) {
+    let Some(node) = root.find("cluster") else {
+        return;
+    };
+    let mut own = ClusterConfig::default();
+    let fields = findings.subsection(root, "cluster", &keys::CLUSTER);
+    findings.fill_list(&fields, "peers", &mut own.peers, parse::peer);
+    let list = "write the push addresses of the other nodes: [\"10.0.0.2:8080\"]";
+    findings.need(&fields, "peers", &node.place, list);
+    findings.fill(&fields, "token", &mut own.token, parse::token);
+    findings.fill(&fields, "timeout", &mut own.timeout, parse::some_time);
+    findings.fill(&fields, "dns", &mut own.dns, parse::pause);
+    *cluster = Some(own);
 }
 
 fn read_log(root: &Fields<'_>, log: &mut LogConfig, findings: &mut Findings) {

@@ -135,7 +135,7 @@ fn each_mistake_has_its_message_and_place() {
         ),
         (
             beside_pool("zzz: 1"),
-            "w.yaml:2:1: zzz: unknown key; known here: listen, admin, loops, routes, pools, session, trusted_proxies, origins, limits, push, drain, log, metrics",
+            "w.yaml:2:1: zzz: unknown key; known here: listen, admin, loops, routes, pools, session, trusted_proxies, origins, limits, push, cluster, drain, log, metrics",
         ),
         (
             beside_pool("drain: 3s\ndrain: 4s"),
@@ -550,6 +550,83 @@ fn each_mistake_has_its_message_and_place() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn each_bad_cluster_has_its_message() {
+    let table = [
+        (
+            "cluster: {}",
+            "cluster.peers: is missing; write the push addresses of the other nodes: [\"10.0.0.2:8080\"]",
+        ),
+        (
+            "cluster: { peers: [] }",
+            "cluster.peers: is empty; write the push addresses of the other nodes, or leave cluster out",
+        ),
+        (
+            "cluster: { peers: [\"10.0.0.2\"] }",
+            "cluster.peers[0]: \"10.0.0.2\" is not a host with a port; write 10.0.0.2:8080, [fd00::2]:8080 or wsteady.internal:8080",
+        ),
+        (
+            "cluster: { peers: [\"10.0.0.2:0\"] }",
+            "cluster.peers[0]: \"10.0.0.2:0\" is not a host with a port; write 10.0.0.2:8080, [fd00::2]:8080 or wsteady.internal:8080",
+        ),
+        (
+            "cluster: { peers: [\"fd00::2:80\"] }",
+            "cluster.peers[0]: \"fd00::2:80\" is not a host with a port; write 10.0.0.2:8080, [fd00::2]:8080 or wsteady.internal:8080",
+        ),
+        (
+            "cluster: { peers: [\"10.0.0.2:1\", \"w.internal:80\"] }",
+            "cluster.peers[1]: w.internal:80 is a name, and whoever has its address could pass pushes on; give cluster.token, the same on all nodes, or write addresses",
+        ),
+        (
+            "cluster: { peers: [\"10.0.0.2:1\"], timeout: 2m }",
+            "cluster.timeout: 2m is longer than anybody waits for a push; write at most 1m",
+        ),
+        (
+            "cluster: { peers: [\"10.0.0.2:1\"], timeout: 0 }",
+            "cluster.timeout: must be more than 0",
+        ),
+        (
+            "cluster: { peers: [\"10.0.0.2:1\"], tokn: a }",
+            "cluster.tokn: unknown key; did you mean `token`?",
+        ),
+        (
+            "cluster: 3",
+            "cluster: must be a map of these keys: peers, token, timeout, dns",
+        ),
+    ];
+    for (text, message) in table {
+        let found = problems(&beside_pool(text));
+        let last = found.first().expect("a problem");
+        assert!(last.ends_with(message), "{text}: {found:?}");
+        assert!(last.starts_with("w.yaml:2:"), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn a_cluster_is_explained() {
+    let text = "cluster: { peers: [\"W.internal:80\", \"10.0.0.2:8080\"], token: opensesame }\n\
+                pools: { a: { kind: bridge, servers: [http://h/] } }";
+    let loaded = load(text).unwrap();
+    assert_eq!(loaded.warnings, vec![]);
+    let cluster = loaded.config.cluster.as_ref().expect("a cluster");
+    let literal = cluster.peers.iter().map(|peer| peer.literal().is_some());
+    assert!(literal.eq([false, true]));
+    let page = explain(&loaded.config);
+    for line in [
+        "# A push for a client who is not here is passed on to w.internal:80, 10.0.0.2:8080, within 1s; theirs are taken with the token.",
+        "# Names of peers are resolved again every 5s; each address is a peer.",
+    ] {
+        assert!(page.contains(line), "{page}");
+    }
+    assert!(!page.contains("opensesame"));
+    let alone = load(&beside_pool("cluster: { peers: [\"10.0.0.2:8080\"] }")).unwrap();
+    assert!(
+        alone.warnings[0]
+            .to_string()
+            .contains("no pool of kind bridge")
+    );
 }
 
 #[test]
@@ -1160,6 +1237,7 @@ fn a_route_that_its_pool_does_not_want_is_a_warning() {
 
 /// Both kinds that share connections, with every key of theirs.
 const SHARING: &str = "session: { on_duplicate: replace }\npush: { path: /p/, allow: [10.0.0.0/8, \"::1\"] }\n\
+    cluster: { peers: [\"10.0.0.2:8080\", \"[fd00::2]:81\"], timeout: 2s, dns: 0 }\n\
     pools:\n  api: { kind: bridge, servers: [\"http://h/x/\"], timeouts: { response: 5s }, connections: { min: 0, max: 9, idle: 1m } }\n  \
     web: { kind: http, servers: [\"http://i/y/\"], balance: hash, hash: \"header:X-Id\", \
     health: { path: \"/h?a=1\", interval: 1m, timeout: 1s, rise: 3, fall: 4, expect: json-status }, connections: { min: 2, max: 4, idle: 5s, queue: 0, full_status: 429 }, session: { on_duplicate: reject } }\n";
