@@ -12,6 +12,7 @@ use log::info;
 use crate::builder::Builder;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
+use crate::control::cluster::{self, Cluster};
 use crate::control::config::Config;
 #[cfg(feature = "nats")]
 use crate::control::nats::Couriers;
@@ -24,9 +25,9 @@ use crate::control::watch::Watching;
 use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Quota};
-use crate::net::{Clock, Host, Net, Outside, clock, sys};
-use crate::session::Dialect;
+use crate::net::{Clock, Host, Net, Outside, Post, clock as clock_of_loops, sys};
 use crate::session::valve::Fitting;
+use crate::session::{Dialect, Hop};
 use crate::shard::news::{Notify, Watcher};
 use crate::shard::{Plan, Shard, memory_step};
 
@@ -42,6 +43,7 @@ pub struct Proxy {
     watching: Vec<Watching>,
     #[cfg(feature = "nats")]
     couriers: Couriers,
+    cluster: Option<cluster::Running>,
     busy: Arc<AtomicUsize>,
 }
 
@@ -109,15 +111,20 @@ impl Proxy {
         sys::raise_descriptor_limit();
         sys::fix_mapping_threshold();
         let count = config.loops.count();
-        let host = Host::new(count, Clock::start()).map_err(system)?;
+        let clock = Clock::start();
+        let host = Host::new(count, clock).map_err(system)?;
         let to_shards = host.post();
         let admin_address = config.admin.address;
         let admin_listener = TcpListener::bind(admin_address)
             .map_err(|error| StartError::System(format!("admin {admin_address}: {error}")))?;
         let admin_address = admin_listener.local_addr().map_err(system)?;
 
+        let mail_to_shards = to_shards.clone();
         let mailer = Box::new(move |shard, mail| to_shards.send(shard, mail));
         let board = Arc::new(Switchboard::new(count, mailer).map_err(system)?);
+        let cluster = cluster_of(&config, &mail_to_shards, &board, clock)?;
+        assembly.house.hop = cluster.as_ref().map(|(_, hop)| hop.clone());
+        let hop = assembly.house.hop.clone();
         let (more, inbox) = Names::new();
         let recruiter = Recruiter::new(config.pools.clone(), lookup.clone(), more.clone());
         let fleet = assembly.fleet.clone();
@@ -125,6 +132,7 @@ impl Proxy {
         let first = config.listen.first().map(|one| one.address);
         desk.frontend = first.map(report::frontend_of);
         desk.legacy_names = config.metrics.legacy_names;
+        desk.cluster = cluster.as_ref().map(|(cluster, _)| cluster.standing());
         let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
@@ -144,7 +152,7 @@ impl Proxy {
                 };
                 board.answer(ticket, answer);
             }),
-            elsewhere: None,
+            elsewhere: cluster.as_ref().map(|(cluster, _)| cluster.elsewhere()),
         };
         let newsroom = desk.clone();
         let watcher: Watcher = Arc::new(move |news| newsroom.newsroom.tell(news));
@@ -169,6 +177,8 @@ impl Proxy {
                 run(&runner, index, net)
             })
             .map_err(system)?;
+        let cluster = cluster.map(|(cluster, _)| cluster.start(&lookup));
+        let cluster = cluster.transpose().map_err(system)?;
         let token = config
             .admin
             .token
@@ -180,7 +190,7 @@ impl Proxy {
             (lookup.clone(), more.clone()),
             budgets,
             config,
-            settings,
+            (settings, hop),
         );
         let resolver =
             Resolver::start(names, lookup, desk.clone(), (more, inbox)).map_err(system)?;
@@ -199,6 +209,7 @@ impl Proxy {
             watching,
             #[cfg(feature = "nats")]
             couriers,
+            cluster,
             busy,
         })
     }
@@ -245,6 +256,7 @@ impl Proxy {
             // A loop that panicked has said so; the others still close their sessions.
             let _ = shard.join();
         }
+        self.cluster.into_iter().for_each(cluster::Running::stop);
         drop(self.resolver);
         self.admin.stop();
         #[cfg(feature = "nats")]
@@ -266,6 +278,26 @@ impl Proxy {
             std::thread::sleep(left.min(Duration::from_millis(50)));
         }
     }
+}
+
+/// What this node needs for the others, before any loop starts.
+fn cluster_of(
+    config: &Config,
+    shards: &Arc<Post>,
+    board: &Arc<Switchboard>,
+    clock: Clock,
+) -> Result<Option<(Cluster, Hop)>, StartError> {
+    let Some(own) = &config.cluster else {
+        return Ok(None);
+    };
+    let mut mark = [0; 16];
+    sys::random(&mut mark).map_err(system)?;
+    let mark = format!("{:032x}", u128::from_ne_bytes(mark));
+    let hop = cluster::hop_of(own, &mark);
+    let path = config.push.path.clone();
+    let ways = (shards.clone(), board.clone());
+    let cluster = Cluster::new(own.clone(), path, mark, clock, ways).map_err(system)?;
+    Ok(Some((cluster, hop)))
 }
 
 /// What each loop's thread does.
@@ -348,7 +380,7 @@ impl Runner {
         } = &self.extras;
         shard.watch(watcher.clone());
         notifies.iter().for_each(|one| shard.notify(one.clone()));
-        shard.fit(fittings.clone(), clock::micros);
+        shard.fit(fittings.clone(), clock_of_loops::micros);
         while shard.turn() {}
     }
 }

@@ -20,7 +20,7 @@ use super::resolver::{Lookup, Name, Names};
 use crate::fleet::{Charter, Fleet, Pool, Server, ServerState, Terms};
 use crate::kit::Budget;
 use crate::kit::chain::CHUNK;
-use crate::session::Settings;
+use crate::session::{Hop, Settings};
 use crate::shard::{Mail, Rules};
 
 /// Applies configurations to what runs. `apply` must come in the order in which they were read.
@@ -39,6 +39,7 @@ struct State {
     config: Config,
     /// By the fleet's numbers of pools, those that are retired included.
     settings: Vec<Settings>,
+    hop: Option<Hop>,
 }
 
 /// What has become of a new configuration.
@@ -83,7 +84,7 @@ impl Reloader {
         (lookup, names): (Lookup, Names),
         (memory, connections): (Arc<Budget>, Arc<Budget>),
         config: Config,
-        settings: Vec<Settings>,
+        (settings, hop): (Vec<Settings>, Option<Hop>),
     ) -> Reloader {
         Reloader {
             desk,
@@ -92,7 +93,11 @@ impl Reloader {
             memory,
             connections,
             drain_ms: AtomicU64::new(config.drain.as_millis() as u64),
-            state: Mutex::new(State { config, settings }),
+            state: Mutex::new(State {
+                config,
+                settings,
+                hop,
+            }),
         }
     }
 
@@ -135,6 +140,7 @@ impl Reloader {
         let State {
             config: before,
             settings,
+            hop,
         } = &mut *state;
         let (config, waiting) = differ::keep_fixed(before, config);
         #[cfg(feature = "nats")]
@@ -154,7 +160,9 @@ impl Reloader {
         if changed.is_empty() {
             return Ok(Reloaded { changed, waiting });
         }
-        let rules = Arc::new(rules_of(&fleet, &config, &numbers, settings));
+        let mut rules = rules_of(&fleet, &config, &numbers, settings);
+        rules.house.hop.clone_from(hop);
+        let rules = Arc::new(rules);
         settings.clone_from(&rules.settings);
         fleet.adopt(&rules.charter);
         self.desk.board.tell_all(|| Mail::Rules(rules.clone()));

@@ -21,6 +21,9 @@ pub struct Post {
     boxes: Vec<Mailbox>,
 }
 
+/// Where a thread's mail comes out.
+pub type Inbox = Receiver<Mail>;
+
 struct Mailbox {
     sender: Sender<Mail>,
     waker: Waker,
@@ -148,6 +151,15 @@ fn listening(mut net: Net, wanted: &[SocketAddr]) -> io::Result<(Net, Vec<Socket
 }
 
 impl Post {
+    /// A mailbox of number 0 for a thread that is no shard, and its other end.
+    ///
+    /// Errors: those of eventfd(2).
+    pub fn alone(clock: Clock) -> io::Result<(Arc<Post>, Inbox)> {
+        let mut host = Host::new(1, clock)?;
+        let inbox = host.inboxes.pop().expect("there is one");
+        Ok((host.post, inbox))
+    }
+
     /// Puts a mail into a shard's box. A full box loses it, and says so: mails are verdicts and
     /// questions, never messages of sessions. A server that has come is not lost: all that come after
     /// it are known by their numbers.

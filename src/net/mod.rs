@@ -13,5 +13,5 @@ pub mod sys;
 mod waker;
 
 pub use self::clock::Clock;
-pub use self::host::{Host, Post};
+pub use self::host::{Host, Inbox, Post};
 pub use self::poller::{Elsewhere, Net, Outside};

@@ -74,6 +74,28 @@ impl Net {
         self.socket_buffer = bytes as usize;
     }
 
+    /// As [`Io::dial`], for who has to know why it fails.
+    ///
+    /// Errors: those of connect(2) and epoll_ctl(2).
+    pub fn call_on(&mut self, to: SocketAddr, token: Token) -> io::Result<TcpStream> {
+        let mut stream = socket::connect(to, None)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut stream, to_mio(token), both)?;
+        Ok(stream)
+    }
+
+    /// As [`Io::is_connected`], with the reason.
+    ///
+    /// Errors: those of connect(2); `NotConnected` while it is being tried.
+    pub fn fate(&mut self, socket: &mut TcpStream) -> io::Result<()> {
+        match socket.take_error()? {
+            Some(why) => Err(why),
+            None => socket.peer_addr().map(drop),
+        }
+    }
+
     /// Takes a listener; its number is its place.
     pub fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
         let mut listener = TcpListener::from_std(listener);

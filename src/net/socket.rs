@@ -20,7 +20,10 @@ pub fn dial(to: SocketAddr, from: Option<IpAddr>) -> Dialled<TcpStream> {
     }
 }
 
-fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+/// Begins to connect.
+///
+/// Errors: those of connect(2).
+pub(super) fn connect(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;

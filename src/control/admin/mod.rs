@@ -31,6 +31,7 @@ pub use self::listed::{ListedServer, ListedSession, Totals};
 pub use self::message::{Request, Response};
 pub use self::server::{AdminServer, serve};
 pub use self::sessions::Sessions;
+use super::cluster::Standing;
 use super::recruiter::Recruiter;
 use super::switchboard::Switchboard;
 use crate::fleet::{Fleet, Server, ServerState};
@@ -60,6 +61,8 @@ pub struct Desk {
     pub recruiter: Recruiter,
     /// Tells everybody who watches.
     pub newsroom: Newsroom,
+    /// The other nodes, if this one is not alone.
+    pub cluster: Option<Arc<Standing>>,
 }
 
 /// Why a server can't be taken in.
@@ -109,6 +112,7 @@ impl Desk {
             legacy_names: false,
             recruiter,
             newsroom: Newsroom::new(),
+            cluster: None,
         }
     }
 

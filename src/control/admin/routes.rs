@@ -150,6 +150,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
             view::pools(asked.desk, &asked.desk.counted()?),
         ))
     }),
+    get("/v1/cluster", |asked| {
+        Ok(Response::json(200, view::cluster(asked.desk)))
+    }),
     get("/v1/servers", |asked| servers::list(asked.desk)),
     post("/v1/servers", |asked| {
         servers::add(asked.desk, asked.request)
@@ -284,6 +287,7 @@ fn metrics(desk: &Desk, request: &Request) -> Result<Response, Response> {
         openmetrics,
         desk.memory_limit.load(Relaxed),
         frontend,
+        desk.cluster.as_deref(),
     );
     let kind = if openmetrics {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

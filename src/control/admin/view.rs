@@ -54,6 +54,28 @@ pub(super) fn stats(desk: &Desk, snapshots: &[Snapshot]) -> Value {
     })
 }
 
+/// The other nodes: what was last heard of each, and for how many seconds it has been so.
+pub(super) fn cluster(desk: &Desk) -> Value {
+    let Some(standing) = &desk.cluster else {
+        return json!({ "kind": "alone", "node": null, "peers": [], "unresolved": [] });
+    };
+    let view = standing.view();
+    let more = view.at.elapsed().as_secs();
+    let peers = view.rows.iter().map(|row| {
+        json!({
+            "address": row.address.to_string(),
+            "state": row.state.name(),
+            "seconds": u64::from(row.seconds) + more,
+        })
+    });
+    json!({
+        "kind": standing.kind,
+        "node": standing.mark,
+        "peers": peers.collect::<Vec<_>>(),
+        "unresolved": view.unresolved,
+    })
+}
+
 pub(super) fn pools(desk: &Desk, snapshots: &[Snapshot]) -> Value {
     let fleet = desk.fleet();
     let here = fleet.pools.iter().enumerate();

@@ -38,6 +38,7 @@ pub(super) fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static
     keep(&mut waiting, "listen", &old.listen, &mut new.listen);
     keep(&mut waiting, "admin", &old.admin, &mut new.admin);
     keep(&mut waiting, "loops", &old.loops, &mut new.loops);
+    keep(&mut waiting, "cluster", &old.cluster, &mut new.cluster);
     let (was, is) = (&old.limits.socket_buffer, &mut new.limits.socket_buffer);
     keep(&mut waiting, "limits.socket_buffer", was, is);
     keep(&mut waiting, "metrics", &old.metrics, &mut new.metrics);

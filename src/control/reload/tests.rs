@@ -45,7 +45,13 @@ impl Scene {
         let budgets = (Arc::new(Budget::new(chunks)), Arc::new(Budget::new(1_000)));
         let settings = assembly.settings;
         Scene {
-            reloader: Reloader::new(Arc::new(desk), (lookup, names), budgets, config, settings),
+            reloader: Reloader::new(
+                Arc::new(desk),
+                (lookup, names),
+                budgets,
+                config,
+                (settings, None),
+            ),
             told,
             _inbox: inbox,
         }

@@ -12,6 +12,7 @@ use std::fmt::{Display, Write};
 
 use hdrhistogram::Histogram;
 
+use crate::control::cluster::{Outcome, Standing, State};
 use crate::control::log;
 use crate::fleet::{Fleet, Kind, Server, ServerState};
 use crate::session::valve::VERDICTS;
@@ -21,7 +22,7 @@ use crate::shard::stats::{ServerStats, Snapshot, Stats};
 pub use legacy::frontend_of;
 
 /// All metrics. `memory_limit` in bytes; `frontend`: with the older proxies' names as well, and this
-/// for wsbalancer's label.
+/// for wsbalancer's label. `standing`: of the cluster, if there is one.
 ///
 /// Laws: `opened - closed = active`; per pool, `messages{up} = confirmed + unconfirmed + journaled`.
 pub fn metrics(
@@ -30,6 +31,7 @@ pub fn metrics(
     openmetrics: bool,
     memory_limit: u64,
     frontend: Option<&str>,
+    standing: Option<&Standing>,
 ) -> String {
     let mut page = Page {
         out: String::with_capacity(16 * 1024),
@@ -48,6 +50,7 @@ pub fn metrics(
     messages(&mut page, &sums, fleet);
     times_and_sizes(&mut page, &sums);
     servers(&mut page, &sums, fleet);
+    cluster(&mut page, standing);
     loops(&mut page, snapshots, memory_limit);
     log_lines(&mut page);
     process::write(&mut page);
@@ -351,6 +354,29 @@ fn servers(page: &mut Page, sums: &Sums<'_>, fleet: &Fleet) {
     );
     for row in &sums.servers {
         page.sample(&row.labels(fleet), row.count.failures);
+    }
+}
+
+/// Without a cluster all of it is 0.
+fn cluster(page: &mut Page, standing: Option<&Standing>) {
+    page.family(
+        "wsteady_cluster_pushes_total",
+        COUNTER,
+        "Pushes for nobody here, by what came of asking the other nodes.",
+    );
+    for outcome in Outcome::ALL {
+        let count = standing.map_or(0, |standing| standing.count(outcome));
+        page.sample(&[("outcome", &outcome.name())], count);
+    }
+    page.family(
+        "wsteady_cluster_peers",
+        GAUGE,
+        "Other nodes, by what was last heard of them.",
+    );
+    let rows = standing.map_or(Vec::new(), |standing| standing.view().rows);
+    for state in State::ALL {
+        let count = rows.iter().filter(|row| row.state == state).count();
+        page.sample(&[("state", &state.name())], count);
     }
 }
 

@@ -100,6 +100,14 @@ pub(super) const ALL: &[Entry] = &[
         let page = Page::new("servers", "Pools and their servers");
         page.answer(200, "All pools.", of_json(named("Pools")))
     }),
+    (("GET", "/v1/cluster"), || {
+        let page = Page::new("numbers", "The other nodes");
+        page.answer(
+            200,
+            "What was last heard of each.",
+            of_json(named("Cluster")),
+        )
+    }),
     (("GET", "/v1/servers"), || {
         let page = Page::new("servers", "Servers");
         page.answer(200, "All that are not gone.", of_json(named("Servers")))

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::control::admin::sessions::PHASES;
+use crate::control::cluster::State;
 use crate::control::config::WEIGHT_MAX;
 use crate::session::Phase;
 
@@ -27,7 +28,19 @@ pub(super) fn text() -> Value {
 }
 
 fn common() -> Map<String, Value> {
+    let peer = json!({
+        "address": text(),
+        "state": { "enum": State::ALL.map(State::name) },
+        "seconds": count(),
+    });
+    let cluster = json!({
+        "kind": { "enum": ["alone", "peers"] },
+        "node": { "type": ["string", "null"] },
+        "peers": { "type": "array", "items": object(peer, json!({})) },
+        "unresolved": { "type": "array", "items": text() },
+    });
     group([
+        ("Cluster", object(cluster, json!({}))),
         ("Error", object(json!({ "error": text() }), json!({}))),
         ("Accept", object(json!({ "paused": truth() }), json!({}))),
     ])
