@@ -47,7 +47,12 @@ fn bridge(apis: &[&Api], changes: Value) -> Proxy {
     bridge_to(apis.iter().map(|api| api.url()).collect(), changes)
 }
 
-pub(crate) fn bridge_to(urls: Vec<String>, mut changes: Value) -> Proxy {
+pub(crate) fn bridge_to(urls: Vec<String>, changes: Value) -> Proxy {
+    bridge_through(&[], urls, changes)
+}
+
+/// By way of another program.
+pub(crate) fn bridge_through(through: &[String], urls: Vec<String>, mut changes: Value) -> Proxy {
     let pool = &mut changes["pools"]["main"];
     pool["kind"] = json!("bridge");
     for (group, key, value) in [
@@ -62,7 +67,7 @@ pub(crate) fn bridge_to(urls: Vec<String>, mut changes: Value) -> Proxy {
             pool[group][key] = value;
         }
     }
-    Proxy::start(&urls, changes)
+    Proxy::start_through(through, &urls, changes)
 }
 
 fn finish(proxy: Proxy, apis: &[&Api]) {

@@ -8,6 +8,7 @@ mod balancers;
 mod bridge;
 mod chaos;
 mod cli;
+mod cluster;
 mod dashboard;
 mod deploy;
 mod direct;

@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 impl Proxy {
     /// One pool `main` over `servers` (URLs), times short enough for tests, and `changes` merged
-    /// over that, object by object. Gives it when it is ready.
+    /// over that, object by object; `listen`, if given, is the one address. Gives it when it is ready.
     pub fn start(servers: &[String], changes: Value) -> Proxy {
         Proxy::start_through(&[], servers, changes)
     }
@@ -49,13 +49,16 @@ impl Proxy {
     fn attempt(through: &[String], config: &Value) -> Option<Proxy> {
         let (listen, admin) = (free_port(), free_port());
         let mut config = config.clone();
-        config["listen"] = json!([{ "address": format!("127.0.0.1:{listen}") }]);
+        let address = match config["listen"].as_str() {
+            Some(given) => given.parse().unwrap(),
+            None => SocketAddr::from(([127, 0, 0, 1], listen)),
+        };
+        config["listen"] = json!([{ "address": address.to_string() }]);
         config["admin"] = json!({ "address": format!("127.0.0.1:{admin}") });
         let dir = Scratch::new("proxy");
         // JSON is YAML, too.
         std::fs::write(dir.file("wsteady.yaml"), config.to_string()).unwrap();
         let child = spawn(through, &dir);
-        let address = SocketAddr::from(([127, 0, 0, 1], listen));
         let admin = SocketAddr::from(([127, 0, 0, 1], admin));
         let mut proxy = Proxy {
             child,
