@@ -70,7 +70,7 @@ pub enum Fate {
     Denied,
     /// It came to somebody else.
     Astray,
-    /// The connection was lost before the answer.
+    /// A connection was lost before the answer: the pusher's, or, with 502 and 504, the node's to another.
     Cut,
     /// No answer, and no reason for that.
     Silent,
@@ -223,8 +223,9 @@ impl Book {
             (Answer::Status(404 | 503), 1) => Fate::Denied,
             (Answer::Status(404), _) => Fate::NotFound,
             (Answer::Status(503), _) => Fate::Refused,
+            // A node that asked another one, which died over it, knows no more than who was cut off.
+            (Answer::Cut | Answer::Status(502 | 504), _) => Fate::Cut,
             (Answer::Status(_) | Answer::Nonsense, _) => Fate::Odd,
-            (Answer::Cut, _) => Fate::Cut,
             (Answer::Silent, _) => Fate::Silent,
             (Answer::Unsent, _) => Fate::Unsent,
         };
@@ -329,6 +330,7 @@ mod tests {
             (Answer::Status(503), &[], Fate::Refused, true),
             (Answer::Status(503), &[520], Fate::Denied, true),
             (Answer::Status(403), &[], Fate::Odd, true),
+            (Answer::Status(502), &[520], Fate::Cut, true),
             (Answer::Nonsense, &[520], Fate::Odd, true),
             (Answer::Cut, &[], Fate::Cut, true),
             (Answer::Cut, &[520], Fate::Cut, true),

@@ -345,6 +345,10 @@ impl<'a> Pusher<'a> {
                 (200, _) => Answer::Nonsense,
                 (status, _) => Answer::Status(status),
             };
+            if !matches!(what, Answer::Status(200 | 404)) {
+                let status = answer.status;
+                self.sent.reasons.count(&format!("push: status {status}"));
+            }
             let close = answer.close;
             let push = wire.push.take().expect("looked at above");
             self.answer(push, what);

@@ -198,7 +198,10 @@ impl Report {
         none("other answers", all(row(Fate::Odd)));
         let excused: u64 = self.seconds.iter().map(|second| second.excused).sum();
         let cut = all(row(Fate::Cut)) + all(row(Fate::Unsent)) - excused;
-        none("cut or unsent, though nothing was done to a node", cut);
+        none(
+            "cut, 502, 504 or unsent, though nothing was done to a node",
+            cut,
+        );
         none(
             "connections lost, though nothing was done to a node",
             self.lost_otherwise,
@@ -466,7 +469,7 @@ fn word(fate: Fate) -> &'static str {
         Fate::Twice => "came twice",
         Fate::Denied => "came in spite of 404 or 503",
         Fate::Astray => "came to another",
-        Fate::Cut => "connection cut",
+        Fate::Cut => "cut, 502 or 504",
         Fate::Silent => "no answer",
         Fate::Unsent => "no node took it",
         Fate::Odd => "other answers",
