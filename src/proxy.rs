@@ -144,8 +144,14 @@ impl Proxy {
         };
         #[cfg(feature = "nats")]
         let pushed = couriers.answers();
+        let of_cluster = cluster.as_ref().map(|(cluster, _)| cluster.answers());
         let outside = Outside {
             answers: Arc::new(move |ticket, answer| {
+                let answer = match &of_cluster {
+                    Some(take) => take(ticket, answer),
+                    None => Some(answer),
+                };
+                let Some(answer) = answer else { return };
                 #[cfg(feature = "nats")]
                 let Some(answer) = pushed(ticket, answer) else {
                     return;
@@ -163,7 +169,9 @@ impl Proxy {
             .collect::<Result<(Vec<_>, Vec<_>), _>>()
             .map_err(system)?;
         #[cfg(feature = "nats")]
-        let notifies = notifies.into_iter().chain(couriers.notify()).collect();
+        let notifies: Vec<Notify> = notifies.into_iter().chain(couriers.notify()).collect();
+        let told = cluster.as_ref().and_then(|(cluster, _)| cluster.notify());
+        let notifies = notifies.into_iter().chain(told).collect();
         let extras = Extras {
             watcher,
             notifies,
@@ -177,7 +185,7 @@ impl Proxy {
                 run(&runner, index, net)
             })
             .map_err(system)?;
-        let cluster = cluster.map(|(cluster, _)| cluster.start(&lookup));
+        let cluster = cluster.map(|(cluster, _)| cluster.start(&lookup, &desk));
         let cluster = cluster.transpose().map_err(system)?;
         let token = config
             .admin

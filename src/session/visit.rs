@@ -266,40 +266,12 @@ impl Session {
         if self.phase != Phase::Serving || !self.is_asked() {
             return;
         }
-        let text = "text/plain; charset=utf-8";
-        match pushed {
-            Pushed::Done => self.answer_visit(200, text, "ok", ctx),
-            Pushed::Unknown => self.answer_visit(404, text, "not connected\n", ctx),
-            Pushed::Slow => self.answer_visit(503, text, "the client is too slow\n", ctx),
-            Pushed::Reached(reached) => {
-                let json = format!(
-                    "{{\"clients\":{},\"slow\":{},\"unasked_nodes\":{}}}\n",
-                    reached.clients, reached.slow, reached.unasked
-                );
-                self.answer_visit(200, "application/json", &json, ctx);
-            }
-            Pushed::Elsewhere { status, json, body } => {
-                let kind = if json { "application/json" } else { text };
-                self.answer_visit(status, kind, &body, ctx);
-            }
-            Pushed::Seen {
-                session,
-                address,
-                connected_ms,
-                silent_ms,
-                messages_up,
-                messages_down,
-            } => {
-                // Numbers and an address: nothing here needs escaping.
-                let json = format!(
-                    "{{\"session\":\"{session:032x}\",\"address\":\"{address}\",\"connected_seconds\":{:.3},\
-                     \"last_message_seconds\":{:.3},\"messages_up\":{messages_up},\"messages_down\":{messages_down}}}\n",
-                    f64::from(connected_ms) / 1e3,
-                    f64::from(silent_ms) / 1e3,
-                );
-                self.answer_visit(200, "application/json", &json, ctx);
-            }
-        }
+        let (status, json, body) = pushed.spoken();
+        let kind = match json {
+            true => "application/json",
+            false => "text/plain; charset=utf-8",
+        };
+        self.answer_visit(status, kind, &body, ctx);
     }
 
     fn answer_visit(&mut self, status: u16, kind: &str, body: &str, ctx: &mut Ctx<'_>) {

@@ -1,6 +1,7 @@
 //! The words in which the world talks to a session and a session talks back: the story of the proxy
 //! on one page.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::dialect::Heard;
@@ -185,6 +186,45 @@ pub enum Pushed {
         messages_up: u64,
         messages_down: u64,
     },
+}
+
+impl Pushed {
+    /// What whoever pushes is told, as HTTP has it: the status, whether the body is JSON, the body.
+    pub fn spoken(&self) -> (u16, bool, Cow<'_, str>) {
+        match self {
+            Pushed::Done => (200, false, "ok".into()),
+            Pushed::Unknown => (404, false, "not connected\n".into()),
+            Pushed::Slow => (503, false, "the client is too slow\n".into()),
+            Pushed::Elsewhere { status, json, body } => (*status, *json, Cow::Borrowed(body)),
+            Pushed::Reached(Reached {
+                clients,
+                slow,
+                unasked,
+            }) => {
+                let json = format!(
+                    "{{\"clients\":{clients},\"slow\":{slow},\"unasked_nodes\":{unasked}}}\n"
+                );
+                (200, true, json.into())
+            }
+            Pushed::Seen {
+                session,
+                address,
+                connected_ms,
+                silent_ms,
+                messages_up,
+                messages_down,
+            } => {
+                // Numbers and an address: nothing here needs escaping.
+                let json = format!(
+                    "{{\"session\":\"{session:032x}\",\"address\":\"{address}\",\"connected_seconds\":{:.3},\
+                     \"last_message_seconds\":{:.3},\"messages_up\":{messages_up},\"messages_down\":{messages_down}}}\n",
+                    f64::from(*connected_ms) / 1e3,
+                    f64::from(*silent_ms) / 1e3,
+                );
+                (200, true, json.into())
+            }
+        }
+    }
 }
 
 /// Whom a broadcast has reached.

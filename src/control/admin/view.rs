@@ -63,7 +63,7 @@ pub(super) fn cluster(desk: &Desk) -> Value {
     let more = view.at.elapsed().as_secs();
     let peers = view.rows.iter().map(|row| {
         json!({
-            "address": row.address.to_string(),
+            "address": row.name,
             "state": row.state.name(),
             "seconds": u64::from(row.seconds) + more,
         })

@@ -327,7 +327,7 @@ pub fn answer(status: u16, json: bool, body: Box<str>) -> Pushed {
 }
 
 /// Whom a node has reached, as its answer to a broadcast says.
-fn reached_by(body: &str) -> Reached {
+pub fn reached_by(body: &str) -> Reached {
     let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
     let count = |name: &str| json[name].as_u64().unwrap_or(0);
     Reached {

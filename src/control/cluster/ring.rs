@@ -593,7 +593,7 @@ impl Ring {
 
     fn publish(&self) {
         let rows = self.nodes.iter().map(|(_, node)| Row {
-            address: node.address,
+            name: node.address.to_string(),
             state: node.state,
             seconds: self.now.since(node.since) / 1_000,
         });
@@ -661,9 +661,9 @@ impl Ring {
 /// somebody's, but that does not matter.
 const NOBODY: &str = "~";
 
-/// A look that has found the client waits for the others for a tenth of `timeout`: who answers at all
-/// mostly answers in a hundredth.
-const HURRY_PART: u32 = 10;
+/// A look that has found the client waits for the others for a hundredth of `timeout`, 10 ms: who is
+/// there answers in one, and a node that is just dying must not hold up everybody's pushes.
+const HURRY_PART: u32 = 100;
 
 /// Connections to one node.
 const LINES_MAX: usize = 8;

@@ -1,6 +1,5 @@
 //! What the rest of the program sees of the cluster, and what loops go through to get there.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -40,7 +39,8 @@ pub struct View {
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    pub address: SocketAddr,
+    /// A peer's address, or on a bus a node's mark.
+    pub name: String,
     pub state: State,
     /// It had been so for so long.
     pub seconds: u32,

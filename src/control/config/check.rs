@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(feature = "nats")]
+use super::ClusterConfig;
 use super::keys::nearest;
 use super::read::Findings;
 use super::{Balance, Config, Expect, HashBy, PoolConfig, PoolKind, duration_text, size_text};
@@ -313,6 +315,8 @@ fn check_cluster(config: &Config, findings: &mut Findings) {
             "is empty; write the push addresses of the other nodes, or leave cluster out",
         );
     }
+    #[cfg(feature = "nats")]
+    check_bus(cluster, findings);
     let named = cluster
         .peers
         .iter()
@@ -340,6 +344,42 @@ fn check_cluster(config: &Config, findings: &mut Findings) {
         findings.warn_at(
             "cluster",
             "there is no pool of kind bridge, so there are no pushes to pass on",
+        );
+    }
+}
+
+/// There is one way to the other nodes.
+#[cfg(feature = "nats")]
+fn check_bus(cluster: &ClusterConfig, findings: &mut Findings) {
+    let Some(bus) = &cluster.bus else { return };
+    if findings.places.contains_key("cluster.peers") {
+        findings.problem_at(
+            "cluster.bus",
+            "stands beside cluster.peers; nodes ask each other or meet on a bus, leave one of them out",
+        );
+    }
+    if cluster.token.is_some() {
+        findings.problem_at(
+            "cluster.token",
+            "is shown to peers, and there are none; a bus has its own: cluster.bus.token",
+        );
+    }
+    if bus.nats.is_empty() && !findings.places.contains_key("cluster.bus.nats[0]") {
+        findings.problem_at(
+            "cluster.bus.nats",
+            "is empty; write at least one server, such as nats://10.0.0.5:4222",
+        );
+    }
+    if bus.token.is_some() && bus.user.is_some() {
+        findings.problem_at(
+            "cluster.bus.token",
+            "stands beside a user; NATS takes one of them, leave the other out",
+        );
+    }
+    if bus.password.is_some() && bus.user.is_none() {
+        findings.problem_at(
+            "cluster.bus.password",
+            "without a user; add cluster.bus.user",
         );
     }
 }

@@ -107,6 +107,15 @@ fn push_sentence(push: &PushConfig, page: &mut Page) {
 }
 
 fn cluster_sentences(cluster: &ClusterConfig, page: &mut Page) {
+    #[cfg(feature = "nats")]
+    if let Some(bus) = &cluster.bus {
+        let servers: Vec<String> = bus.nats.iter().map(ToString::to_string).collect();
+        return page.say(&format!(
+            "A push for a client who is not here is asked of the other nodes over NATS ({}), within {}.",
+            servers.join(", "),
+            duration_text(cluster.timeout)
+        ));
+    }
     let peers: Vec<String> = cluster.peers.iter().map(ToString::to_string).collect();
     let token = match &cluster.token {
         Some(_) => "with the token",
@@ -369,6 +378,27 @@ fn push(push: &PushConfig, page: &mut Page) {
 fn cluster(cluster: &ClusterConfig, page: &mut Page) {
     let token = cluster.token.as_ref().map_or("", masked);
     page.line("cluster:");
+    #[cfg(feature = "nats")]
+    if let Some(bus) = &cluster.bus {
+        let user = bus.user.as_deref().unwrap_or_default();
+        let nats = bus.nats.iter().map(|one| quoted(&format!("nats://{one}")));
+        page.line("  bus:");
+        page.pair("    ", "nats", flow_list(nats));
+        page.pair("    ", "prefix", quoted(&bus.prefix));
+        page.pair("    ", "user", quoted(&user));
+        page.pair(
+            "    ",
+            "password",
+            format!("\"{}\"", bus.password.as_ref().map_or("", masked)),
+        );
+        page.pair(
+            "    ",
+            "token",
+            format!("\"{}\"", bus.token.as_ref().map_or("", masked)),
+        );
+        page.pair("  ", "timeout", duration_text(cluster.timeout));
+        return;
+    }
     page.pair("  ", "peers", flow_list(cluster.peers.iter().map(quoted)));
     page.pair("  ", "token", format!("\"{token}\""));
     page.pair("  ", "timeout", duration_text(cluster.timeout));

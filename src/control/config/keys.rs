@@ -144,8 +144,24 @@ pub(super) const PUSH: Section = Section {
 };
 
 pub(super) const CLUSTER: Section = Section {
-    keys: &["peers", "token", "timeout", "dns"],
-    later: &["bus"],
+    keys: &[
+        "peers",
+        #[cfg(feature = "nats")]
+        "bus",
+        "token",
+        "timeout",
+        "dns",
+    ],
+    later: &[
+        #[cfg(not(feature = "nats"))]
+        "bus",
+    ],
+};
+
+#[cfg(feature = "nats")]
+pub(super) const BUS: Section = Section {
+    keys: &["nats", "prefix", "user", "password", "token"],
+    later: &[],
 };
 
 pub(super) const LOG: Section = Section {
@@ -179,6 +195,8 @@ pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("limits", &LIMITS),
     ("push", &PUSH),
     ("cluster", &CLUSTER),
+    #[cfg(feature = "nats")]
+    ("cluster.bus", &BUS),
     ("log", &LOG),
     ("metrics", &METRICS),
 ];

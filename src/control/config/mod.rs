@@ -30,6 +30,8 @@ pub(crate) use legacy::{
     BALANCER_BACKEND, BALANCER_VARIABLES, WS2API_API, WS2API_LISTEN, WS2API_VARIABLES, Ws2api,
 };
 pub use legacy::{Older, Program};
+#[cfg(feature = "nats")]
+pub use model::BusConfig;
 pub use model::{
     AdminConfig, Balance, BarrierConfig, BreakerConfig, ClusterConfig, Config, Confirm,
     ConnectionsConfig, Expect, HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig,

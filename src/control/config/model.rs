@@ -360,12 +360,28 @@ pub struct PushConfig {
 pub struct ClusterConfig {
     /// Where they take pushes; this node may be among them.
     pub peers: Vec<PeerConfig>,
+    /// In their place: where all of them meet.
+    #[cfg(feature = "nats")]
+    pub bus: Option<BusConfig>,
     /// Shown to them, and asked of them. `None` only if no peer is a name.
     pub token: Option<Secret>,
     /// For an answer of a node.
     pub timeout: Duration,
     /// How often names of peers are resolved again. Zero: never.
     pub dns: Duration,
+}
+
+/// NATS servers over which the nodes of a cluster ask each other.
+#[cfg(feature = "nats")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BusConfig {
+    /// Tried in turn.
+    pub nats: Vec<PeerConfig>,
+    /// What stands before all subjects; the same on all nodes.
+    pub prefix: String,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub token: Option<Secret>,
 }
 
 /// One address, or all that a name has.
@@ -482,9 +498,24 @@ impl Default for ClusterConfig {
     fn default() -> ClusterConfig {
         ClusterConfig {
             peers: Vec::new(),
+            #[cfg(feature = "nats")]
+            bus: None,
             token: None,
             timeout: Duration::from_secs(1),
             dns: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(feature = "nats")]
+impl Default for BusConfig {
+    fn default() -> BusConfig {
+        BusConfig {
+            nats: Vec::new(),
+            prefix: "wsteady".to_string(),
+            user: None,
+            password: None,
+            token: None,
         }
     }
 }

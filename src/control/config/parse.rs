@@ -202,6 +202,24 @@ pub(super) fn peer(text: &str) -> Result<PeerConfig, String> {
     })
 }
 
+/// `nats://host:port`, with NATS' own port if there is none.
+#[cfg(feature = "nats")]
+pub(super) fn nats_server(text: &str) -> Result<PeerConfig, String> {
+    let wrong = || format!("{text:?} is not a NATS server; write nats://10.0.0.5:4222");
+    let rest = text.strip_prefix("nats://").ok_or_else(wrong)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains('@') {
+        return Err("has a user in its URL; write cluster.bus.user and password".into());
+    }
+    let bare = rest.ends_with(']') || !rest.contains(':');
+    let full = if bare {
+        format!("{rest}:4222")
+    } else {
+        rest.to_string()
+    };
+    peer(&full).map_err(|_| wrong())
+}
+
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not an IP address; write 10.0.0.1"))

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+#[cfg(feature = "nats")]
+use super::BusConfig;
 use super::keys::{self, Section, nearest};
 use super::tree::{Entry, Node, Value};
 use super::{
@@ -224,12 +226,35 @@ fn read_cluster(root: &Fields<'_>, cluster: &mut Option<ClusterConfig>, findings
     let mut own = ClusterConfig::default();
     let fields = findings.subsection(root, "cluster", &keys::CLUSTER);
     findings.fill_list(&fields, "peers", &mut own.peers, parse::peer);
-    let list = "write the push addresses of the other nodes: [\"10.0.0.2:8080\"]";
-    findings.need(&fields, "peers", &node.place, list);
+    #[cfg(feature = "nats")]
+    read_bus(&fields, &mut own.bus, findings);
+    if fields.find("bus").is_none() {
+        let list = "write the push addresses of the other nodes: [\"10.0.0.2:8080\"]";
+        findings.need(&fields, "peers", &node.place, list);
+    }
     findings.fill(&fields, "token", &mut own.token, parse::token);
     findings.fill(&fields, "timeout", &mut own.timeout, parse::some_time);
     findings.fill(&fields, "dns", &mut own.dns, parse::pause);
     *cluster = Some(own);
+}
+
+#[cfg(feature = "nats")]
+fn read_bus(cluster: &Fields<'_>, bus: &mut Option<BusConfig>, findings: &mut Findings) {
+    let Some(node) = cluster.find("bus") else {
+        return;
+    };
+    let mut own = BusConfig::default();
+    let fields = findings.subsection(cluster, "bus", &keys::BUS);
+    findings.fill_list(&fields, "nats", &mut own.nats, parse::nats_server);
+    let list = "write at least one server: [\"nats://10.0.0.5:4222\"]";
+    findings.need(&fields, "nats", &node.place, list);
+    findings.fill(&fields, "prefix", &mut own.prefix, parse::nats_prefix);
+    findings.fill(&fields, "user", &mut own.user, |text| {
+        parse::visible(text).map(Some)
+    });
+    findings.fill(&fields, "password", &mut own.password, parse::token);
+    findings.fill(&fields, "token", &mut own.token, parse::token);
+    *bus = Some(own);
 }
 
 fn read_log(root: &Fields<'_>, log: &mut LogConfig, findings: &mut Findings) {

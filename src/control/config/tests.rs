@@ -591,9 +591,15 @@ fn each_bad_cluster_has_its_message() {
             "cluster: { peers: [\"10.0.0.2:1\"], tokn: a }",
             "cluster.tokn: unknown key; did you mean `token`?",
         ),
+        #[cfg(not(feature = "nats"))]
         (
             "cluster: 3",
             "cluster: must be a map of these keys: peers, token, timeout, dns",
+        ),
+        #[cfg(feature = "nats")]
+        (
+            "cluster: 3",
+            "cluster: must be a map of these keys: peers, bus, token, timeout, dns",
         ),
     ];
     for (text, message) in table {
@@ -602,6 +608,81 @@ fn each_bad_cluster_has_its_message() {
         assert!(last.ends_with(message), "{text}: {found:?}");
         assert!(last.starts_with("w.yaml:2:"), "{text}: {found:?}");
     }
+}
+
+#[cfg(feature = "nats")]
+#[test]
+fn each_bad_bus_has_its_message() {
+    let table = [
+        (
+            "{}",
+            "cluster.bus.nats: is missing; write at least one server: [\"nats://10.0.0.5:4222\"]",
+        ),
+        (
+            "{ nats: [] }",
+            "cluster.bus.nats: is empty; write at least one server, such as nats://10.0.0.5:4222",
+        ),
+        (
+            "{ nats: [\"10.0.0.5:4222\"] }",
+            "cluster.bus.nats[0]: \"10.0.0.5:4222\" is not a NATS server; write nats://10.0.0.5:4222",
+        ),
+        (
+            "{ nats: [\"nats://me:pw@h:1\"] }",
+            "cluster.bus.nats[0]: has a user in its URL; write cluster.bus.user and password",
+        ),
+        (
+            "{ nats: [\"nats://h\"], prefix: \"a b\" }",
+            "cluster.bus.prefix: \"a b\" begins no subject; write letters, digits, - and _, with dots between words, 128 at most",
+        ),
+        (
+            "{ nats: [\"nats://h\"], password: x }",
+            "cluster.bus.password: without a user; add cluster.bus.user",
+        ),
+        (
+            "{ nats: [\"nats://h\"], user: a, token: x }",
+            "cluster.bus.token: stands beside a user; NATS takes one of them, leave the other out",
+        ),
+        (
+            "{ nats: [\"nats://h\"] }, peers: [\"10.0.0.2:1\"]",
+            "cluster.bus: stands beside cluster.peers; nodes ask each other or meet on a bus, leave one of them out",
+        ),
+        (
+            "{ nats: [\"nats://h\"] }, token: x",
+            "cluster.token: is shown to peers, and there are none; a bus has its own: cluster.bus.token",
+        ),
+    ];
+    for (text, message) in table {
+        let found = problems(&beside_pool(&format!("cluster: {{ bus: {text} }}")));
+        let last = found.first().expect("a problem");
+        assert!(last.ends_with(message), "{text}: {found:?}");
+    }
+}
+
+/// A cluster that meets on a bus.
+#[cfg(feature = "nats")]
+const BUS: &str = "cluster: { bus: { nats: [nats://H, \"nats://[::1]:4223/\"], prefix: a.b, user: me, password: opensesame }, timeout: 2s }
+pools: { a: { kind: bridge, servers: [http://h/] } }";
+
+#[cfg(feature = "nats")]
+#[test]
+fn a_bus_is_read_and_explained() {
+    let loaded = load(BUS).unwrap();
+    assert_eq!(loaded.warnings, vec![]);
+    let cluster = loaded.config.cluster.as_ref().unwrap();
+    let bus = cluster.bus.as_ref().unwrap();
+    let servers = bus.nats.iter().map(ToString::to_string);
+    assert!(servers.eq(["h:4222", "[::1]:4223"]));
+    assert_eq!((&*bus.prefix, cluster.timeout.as_secs()), ("a.b", 2));
+    let page = explain(&loaded.config);
+    assert!(
+        page.contains("over NATS (h:4222, [::1]:4223), within 2s"),
+        "{page}"
+    );
+    let shown = [page, format!("{:?}", loaded.config)].concat();
+    assert!(!shown.contains("opensesame"), "{shown}");
+    let plain = BUS.replace(", password: opensesame", "");
+    let config = load(&plain).unwrap().config;
+    assert_eq!(load(&explain(&config)).unwrap().config, config);
 }
 
 #[test]
@@ -1362,6 +1443,8 @@ fn an_explanation_has_every_supported_key() {
         SHARING,
         #[cfg(feature = "nats")]
         NATS,
+        #[cfg(feature = "nats")]
+        BUS,
     ];
     let page = texts
         .map(|text| explain(&load(text).unwrap().config))

@@ -58,6 +58,8 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     up: AtomicBool,
+    /// How often a server has taken us.
+    stood: AtomicU64,
     /// Bytes published that are not written yet.
     pending: AtomicUsize,
     /// Messages that were published and never written.
@@ -171,6 +173,11 @@ impl Link {
     /// Whether a server has taken us, as far as is known.
     pub fn is_up(&self) -> bool {
         self.state.up.load(Relaxed)
+    }
+
+    /// How often a server has taken us: another number is another connection.
+    pub fn stood(&self) -> u64 {
+        self.state.stood.load(Relaxed)
     }
 
     /// Messages that were to be published and could not be.
@@ -372,6 +379,7 @@ impl Writer {
                             stood = true;
                             self.silent = false;
                             due = Instant::now() + PING_PAUSE;
+                            self.state.stood.fetch_add(1, Relaxed);
                             self.state.up.store(true, Relaxed);
                             info!(link = self.terms.name.as_str(), server = server; "NATS server connected");
                         }
