@@ -155,7 +155,7 @@ pub(super) fn start(
         inward_due: VecDeque::new(),
         next: 0,
         stood: 0,
-        stands_since: Instant::now(),
+        back_since: None,
         is_down: false,
         greet_at: Instant::now(),
     };
@@ -184,9 +184,9 @@ struct Bus {
     inward: HashMap<u64, Vec<u8>>,
     inward_due: VecDeque<(Instant, u64)>,
     next: u64,
-    /// Which of its connections the link has, and since when.
+    /// Which of its connections the link has, and since when if it is not the first.
     stood: u64,
-    stands_since: Instant,
+    back_since: Option<Instant>,
     /// That has been told.
     is_down: bool,
     greet_at: Instant,
@@ -386,7 +386,8 @@ impl Bus {
         }
         if message.status() == Some(503) {
             self.notice_link();
-            return match self.stands_since.elapsed() >= YOUTH {
+            let young = |since: Instant| since.elapsed() < YOUTH;
+            return match !self.back_since.is_some_and(young) {
                 true => self.finish(number, Outcome::Unknown, Pushed::Unknown),
                 false => self.finish(number, Outcome::Unasked, answer(503, false, YOUNG.into())),
             };
@@ -412,11 +413,13 @@ impl Bus {
         }
     }
 
-    /// Another connection: the others may be on their way back, too.
+    /// Another connection than before: the others may be on their way back, too. Not so the first one,
+    /// by which this node comes to those who are there.
     fn notice_link(&mut self) {
         let stood = self.link.stood();
         if self.stood != stood {
-            (self.stood, self.stands_since) = (stood, Instant::now());
+            self.stood = stood;
+            self.back_since = (stood > 1).then(Instant::now);
         }
     }
 
