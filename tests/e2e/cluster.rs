@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 const WAIT: Duration = Duration::from_secs(10);
 
 /// As the nodes of these tests have it.
-const TIMEOUT: Duration = Duration::from_millis(500);
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Nodes with a bridge to the same API, each with all of them in its list.
-struct Nodes {
-    nodes: Vec<Proxy>,
+/// Nodes with a bridge to the same API, each with all of them in its list unless there is a bus.
+pub(crate) struct Nodes {
+    pub nodes: Vec<Proxy>,
     api: Api,
 }
 
 impl Nodes {
-    fn start(count: usize, changes: &Value) -> Nodes {
+    pub fn start(count: usize, changes: &Value) -> Nodes {
         let api = Api::echo();
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let peers: Vec<String> = ports
@@ -35,7 +35,8 @@ impl Nodes {
         let nodes = ports.iter().map(|port| {
             let mut changes = changes.clone();
             changes["listen"] = json!(format!("127.0.0.1:{port}"));
-            if changes["cluster"]["peers"].is_null() {
+            let own = &changes["cluster"];
+            if own["peers"].is_null() && own["bus"].is_null() {
                 changes["cluster"]["peers"] = json!(peers);
             }
             changes["cluster"]["timeout"] = json!("500ms");
@@ -45,17 +46,17 @@ impl Nodes {
         Nodes { nodes, api }
     }
 
-    fn join(&self, node: usize, id: &str) -> Raw {
+    pub fn join(&self, node: usize, id: &str) -> Raw {
         Raw::open(self.nodes[node].address, &format!("/{id}"), "")
     }
 
-    fn push(&self, node: usize, id: &str, text: &str) -> (u16, String) {
+    pub fn push(&self, node: usize, id: &str, text: &str) -> (u16, String) {
         let answer = tell(self.nodes[node].address, &format!("POST /{id}"), "", text);
         (answer.status, answer.body)
     }
 
     /// Stops a node, and waits until all of its threads stand.
-    fn halt(&self, node: usize) {
+    pub fn halt(&self, node: usize) {
         let node = &self.nodes[node];
         node.signal(Signal::STOP);
         let tasks = format!("/proc/{}/task", node.pid().as_raw_nonzero());
@@ -70,7 +71,7 @@ impl Nodes {
     }
 
     /// Waits until a node sees so many others in this state.
-    fn see(&self, node: usize, state: &str, count: usize) {
+    pub fn see(&self, node: usize, state: &str, count: usize) {
         let what = format!("node {node} to see {count} {state}");
         let mut last = Value::Null;
         until_true(WAIT, &what, || {
@@ -84,26 +85,38 @@ impl Nodes {
         });
     }
 
-    fn finish(self) {
+    pub fn finish(self) {
         self.nodes.into_iter().for_each(Proxy::finish);
         drop(self.api);
     }
 }
 
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub status: u16,
     head: Head,
-    body: String,
+    pub body: String,
 }
 
-fn tell(address: SocketAddr, request: &str, headers: &str, body: &str) -> Answer {
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.header(name)
+    }
+}
+
+pub(crate) fn tell(
+    address: SocketAddr,
+    request: &str,
+    headers: &str,
+    body: impl AsRef<[u8]>,
+) -> Answer {
+    let body = body.as_ref();
     let mut raw = Raw::connect(address);
     let length = match request.starts_with("GET ") {
         true => String::new(),
         false => format!("Content-Length: {}\r\n", body.len()),
     };
     let head = format!("{request} HTTP/1.1\r\nHost: proxy.test\r\n{headers}{length}\r\n");
-    raw.send(&[head.as_bytes(), body.as_bytes()].concat());
+    raw.send(&[head.as_bytes(), body].concat());
     let head = raw.head(WAIT);
     let body = raw.body(&head, WAIT);
     Answer {
@@ -113,18 +126,18 @@ fn tell(address: SocketAddr, request: &str, headers: &str, body: &str) -> Answer
     }
 }
 
-fn hear(client: &mut Raw) -> String {
+pub(crate) fn hear(client: &mut Raw) -> String {
     let frame = client.frame(WAIT);
     assert_eq!(frame.opcode, TEXT, "{frame:?}");
     String::from_utf8(frame.payload).unwrap()
 }
 
-fn leave(mut client: Raw) {
+pub(crate) fn leave(mut client: Raw) {
     client.send_frame(&Frame::close(1000, "").with_key([9, 8, 7, 6]));
     assert_eq!(client.close_code(WAIT), 1000);
 }
 
-const LOOK: &str = "Accept: application/json\r\n";
+pub(crate) const LOOK: &str = "Accept: application/json\r\n";
 
 #[test]
 fn a_push_at_any_node_reaches_its_client_and_nobody_else() {
@@ -147,7 +160,7 @@ fn a_push_at_any_node_reaches_its_client_and_nobody_else() {
     let address = nodes.nodes[0].address;
     let look = tell(address, "GET /c1", LOOK, "");
     assert_eq!(
-        (look.status, look.head.header("content-type")),
+        (look.status, look.header("content-type")),
         (200, Some("application/json"))
     );
     let seen: Value = serde_json::from_str(&look.body).unwrap();
@@ -276,7 +289,7 @@ fn who_hangs_is_not_waited_for_twice() {
     for number in 0..50 {
         let answer = tell(nodes.nodes[0].address, &format!("POST /n{number}"), "", "x");
         assert_eq!(
-            (answer.status, answer.head.header("retry-after")),
+            (answer.status, answer.header("retry-after")),
             (503, Some("1"))
         );
     }

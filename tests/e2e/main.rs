@@ -6,6 +6,8 @@
 mod admin;
 mod balancers;
 mod bridge;
+#[cfg(feature = "nats")]
+mod bus;
 mod chaos;
 mod cli;
 mod cluster;

@@ -14,14 +14,14 @@ use std::time::Duration;
 const WAIT: Duration = Duration::from_secs(20);
 
 /// A nats-server with JetStream, whose store outlives it.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     dir: Scratch,
     port: u16,
 }
 
 impl Server {
-    fn start(more: &str) -> Server {
+    pub(crate) fn start(more: &str) -> Server {
         let (dir, port) = (Scratch::new("nats"), free_port());
         let store = dir.file("store");
         let config =
@@ -56,13 +56,23 @@ impl Server {
     }
 
     /// Without a word, and at once again.
-    fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// Without a word.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// At the same address.
+    pub(crate) fn start_again(&mut self) {
         self.child = Server::spawn(&self.dir);
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 }
