@@ -156,12 +156,13 @@ pub(super) fn start(
         next: 0,
         stood: 0,
         back_since: None,
+        down_since: None,
         is_down: false,
         greet_at: Instant::now(),
     };
     thread::Builder::new()
         .name("cluster".to_string())
-        .spawn(move || bus.run(&orders.0, &messages))
+        .spawn(move || bus.run(&orders.0, messages))
 }
 
 struct Bus {
@@ -187,7 +188,8 @@ struct Bus {
     /// Which of its connections the link has, and since when if it is not the first.
     stood: u64,
     back_since: Option<Instant>,
-    /// That has been told.
+    /// Since when there is none, and whether that has been told.
+    down_since: Option<Instant>,
     is_down: bool,
     greet_at: Instant,
 }
@@ -212,11 +214,22 @@ struct Asked {
     left: u32,
     /// Of a broadcast: who has to answer yet, and what the others have said.
     open: Vec<String>,
+    /// Those who are asked, too, but not waited for.
+    silent: Vec<String>,
     reached: Reached,
 }
 
+impl Asked {
+    /// What a broadcast has come to.
+    fn sum(&self) -> Reached {
+        let mut sum = self.reached;
+        sum.unasked += (self.open.len() + self.silent.len()) as u64;
+        sum
+    }
+}
+
 impl Bus {
-    fn run(mut self, orders: &Receiver<Order>, messages: &Receiver<Msg>) {
+    fn run(mut self, orders: &Receiver<Order>, messages: Receiver<Msg>) {
         loop {
             select! {
                 recv(orders) -> order => match order {
@@ -236,6 +249,8 @@ impl Bus {
             .with("Node", &self.standing.mark);
         let subject = format!("{}.here", self.prefix);
         self.link.publish(subject.as_bytes(), None, &bye.end(), &[]);
+        // The link's reader may wait for a place among them, and its end is waited for.
+        drop(messages);
         self.link.stop();
     }
 
@@ -298,14 +313,17 @@ impl Bus {
             from,
             left: 0,
             open: Vec::new(),
+            silent: Vec::new(),
             reached: Reached::default(),
         };
         if let PushVerb::Broadcast { .. } = asked.push.verb {
-            // One that is silent is asked, and not waited for.
-            let up = |seen: &Seen| seen.state == State::Up;
-            let nodes = self.nodes.iter().filter(|(_, seen)| up(seen));
-            asked.open = nodes.map(|(node, _)| node.clone()).collect();
-            asked.reached.unasked = (self.nodes.len() - asked.open.len()) as u64;
+            for (node, seen) in &self.nodes {
+                let list = match seen.state == State::Up {
+                    true => &mut asked.open,
+                    false => &mut asked.silent,
+                };
+                list.push(node.clone());
+            }
         }
         let sent = self.send(number, &asked);
         self.asked.insert(number, asked);
@@ -340,15 +358,16 @@ impl Bus {
                 )
             }
         };
-        let down = || match push.verb {
+        // Of a broadcast the loops have said already whom they reached: it is answered with a sum.
+        let unsent = |status, words: &str, nodes: usize| match push.verb {
             PushVerb::Broadcast { .. } => Pushed::Reached(Reached {
-                unasked: self.nodes.len().max(1) as u64,
+                unasked: nodes as u64,
                 ..Reached::default()
             }),
-            _ => answer(503, false, DOWN.into()),
+            _ => answer(status, false, words.into()),
         };
         if push.body.len() > PAYLOAD_MAX {
-            return Err(answer(413, false, LONG.into()));
+            return Err(unsent(413, LONG, self.nodes.len()));
         }
         let reply = format!("{}.{number}", self.inbox);
         let reply = Some(reply.as_bytes());
@@ -357,7 +376,8 @@ impl Bus {
             .publish(subject.as_bytes(), reply, &head.end(), &push.body)
         {
             true => Ok(()),
-            false => Err(down()),
+            // Without the bus nobody knows how many there are.
+            false => Err(unsent(503, DOWN, self.nodes.len().max(1))),
         }
     }
 
@@ -376,11 +396,8 @@ impl Bus {
                 return self.give_up_cast(number);
             }
             let node = message.header("Node").unwrap_or_default();
-            let before = asked.open.len();
             asked.open.retain(|one| one != node);
-            // One that is not waited for has been counted as not asked.
-            let late = u64::from(before == asked.open.len());
-            asked.reached.unasked = asked.reached.unasked.saturating_sub(late);
+            asked.silent.retain(|one| one != node);
             asked.reached.add(reached_by(&body));
             return self.settle_cast(number);
         }
@@ -429,7 +446,7 @@ impl Bus {
         };
         let cast = matches!(asked.push.verb, PushVerb::Broadcast { .. });
         if cast && asked.open.is_empty() {
-            let reached = asked.reached;
+            let reached = asked.sum();
             self.finish(number, Outcome::Done, Pushed::Reached(reached));
         }
     }
@@ -438,8 +455,7 @@ impl Bus {
         let Some(asked) = self.asked.get(&number) else {
             return;
         };
-        let mut reached = asked.reached;
-        reached.unasked += asked.open.len() as u64;
+        let reached = asked.sum();
         self.finish(number, Outcome::Unasked, Pushed::Reached(reached));
     }
 
@@ -574,7 +590,6 @@ impl Bus {
             self.inward.remove(&number);
         }
         if self.greet_at <= now {
-            self.greet_at = now + GREETING;
             self.greet(now);
         }
     }
@@ -597,13 +612,9 @@ impl Bus {
     fn greet(&mut self, now: Instant) {
         self.notice_link();
         let up = self.link.is_up();
-        if self.is_down == up {
-            self.is_down = !up;
-            match up {
-                true => info!("bus up"),
-                false => warn!("bus down: pushes for clients who are not here get 503"),
-            }
-        }
+        self.tell_state(up, now);
+        // Whoever is back says so soon.
+        self.greet_at = now + if up { GREETING } else { LOOK };
         if up {
             let head = Headers::new().with("Node", &self.standing.mark).end();
             let subject = format!("{}.here", self.prefix);
@@ -623,6 +634,21 @@ impl Bus {
         if changed || before != self.nodes.len() {
             self.publish();
         }
+    }
+
+    /// A short outage is the link's alone to tell.
+    fn tell_state(&mut self, up: bool, now: Instant) {
+        let since = *self.down_since.get_or_insert(now);
+        if up {
+            self.down_since = None;
+        }
+        let is_down = !up && now.saturating_duration_since(since) >= GREETING;
+        if self.is_down && up {
+            info!("bus up");
+        } else if !self.is_down && is_down {
+            warn!("bus down: pushes for clients who are not here get 503");
+        }
+        self.is_down = is_down;
     }
 
     fn publish(&self) {
@@ -650,6 +676,9 @@ const WINDOW: usize = 4_096;
 
 /// How often nodes say that they are there; thrice missed is silent.
 const GREETING: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the bus is back.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// One that was silent for so long is gone.
 const FORGET: Duration = Duration::from_secs(60);
