@@ -186,7 +186,7 @@ impl Link {
     }
 
     /// Writes what was published before, and waits for the end of the threads: a server that takes
-    /// nothing keeps it up for [`WRITE_MAX`] at most, and so does whoever is given messages.
+    /// nothing keeps it up for 10 s at most, and so does whoever is given messages.
     pub fn stop(mut self) {
         self.order(Order::Stop);
         for thread in self.threads.drain(..) {
