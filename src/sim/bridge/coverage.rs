@@ -186,8 +186,5 @@ const IN_NATS: &[&str] = &[
     "shelf: a permit that rested",
     "shelf: all connections taken",
     "shelf: emptied",
-    "valve: a message goes on",
-    "valve: a push before the 101",
-    "valve: an answer",
     "write: short",
 ];

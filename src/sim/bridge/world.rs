@@ -9,7 +9,6 @@ use super::laws::Ledger;
 use super::nodes::Nodes;
 use super::people::Person;
 use crate::fleet::{Fleet, ServerState};
-#[cfg(feature = "nats")]
 use crate::session::Api as Spoken;
 use crate::session::{House, Settings};
 use crate::shard::{Asker, Dialled, Got, Mail, Push, Token};
@@ -54,6 +53,12 @@ impl World {
         fleet: Fleet,
         house: House,
     ) -> World {
+        // The laws of a stream know messages by the numbers that their clients gave them.
+        let worn = match settings.api {
+            Spoken::Http => dress(seed, 1)[0],
+            #[cfg(feature = "nats")]
+            Spoken::Nats(_) => Dress::Bare,
+        };
         World {
             ground: Ground::new(seed ^ SALT, shards, coverage::of(&settings.api)),
             apis: vec![Api::default(); apis],
@@ -65,7 +70,7 @@ impl World {
             fleet,
             leaving: Vec::new(),
             laws: Ledger::default(),
-            dress: dress(seed, 1)[0],
+            dress: worn,
             nodes: Nodes::default(),
             wild: true,
             talking: true,
