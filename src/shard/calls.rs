@@ -128,13 +128,6 @@ impl Shelf {
             .map_or(0, |count| *count)
     }
 
-    /// For how long the one that rests longest has done so, in ms; 0 if none rests.
-    pub(super) fn rests_since(&self, server: u16, now: Tick) -> u32 {
-        let idle = self.idle.get(usize::from(server));
-        let oldest = idle.and_then(|idle| idle.first());
-        oldest.map_or(0, |rest| now.since(rest.since))
-    }
-
     /// Whether a success is news.
     pub(super) fn is_news(&mut self, server: u16, failed: bool) -> bool {
         let soured = &mut self.soured[usize::from(server)];
@@ -407,6 +400,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             }
         }
         None
+    }
+
+    /// For how long the one that rests longest has done so, in ms; 0 if none rests.
+    pub(super) fn rests_since(&self, server: u16) -> u32 {
+        let idle = self.shelf.idle.get(usize::from(server));
+        let lives = |rest: &&Rest| self.upstreams.get(rest.upstream).is_some();
+        let oldest = idle.and_then(|idle| idle.iter().find(lives));
+        oldest.map_or(0, |rest| self.core.now.since(rest.since))
     }
 
     /// A connection that rests has something to say: that can't be an answer.

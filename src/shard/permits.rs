@@ -60,7 +60,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// Another shard needs a connection: one that rests here, or `by_right` the next one that would.
     pub(super) fn on_permit_wanted(&mut self, server: u16, from: u16, by_right: bool) {
         let spare = by_right && self.has_spare(server);
-        let rests = self.shelf.rests_since(server, self.core.now) >= REST;
+        let rests = self.rests_since(server) >= REST;
         if (spare || rests)
             && let Some(upstream) = self.take_idle(server)
         {

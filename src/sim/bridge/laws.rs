@@ -30,8 +30,6 @@ pub struct Ledger {
     pub closed: Option<usize>,
     /// When a shard has asked last for connections to a server that are its by right.
     pub rights: BTreeMap<(u16, usize), u64>,
-    /// Connections that were given away, and neither rested nor were too many.
-    pub gifts: u32,
 }
 
 /// One session, as the APIs and its client saw it.
@@ -385,11 +383,6 @@ impl World {
     /// A shard has closed a connection for another to open one. What it gave it may ask back by right
     /// if it has less than its even share now: then connections would go round in circles.
     pub fn judge_permit(&mut self, server: u16, to: usize) {
-        // Judged before HTTP APIs, where it is the same code; a server that is dialled while another
-        // connection to it rests is not counted right before NATS servers yet.
-        if !matches!(self.settings.now().api, crate::session::Api::Http) {
-            return;
-        }
         let closed = self.laws.closed.expect("law: it closes one before");
         let api = usize::from(server);
         assert_eq!(self.lines[closed].api, api, "law: a permit for its api");
@@ -410,11 +403,9 @@ impl World {
         let spare = kept.iter().chain([&closed]).any(rested);
         // One that its api has ended was nobody's to keep.
         let fell = !self.conns[self.lines[closed].conn].peer_open;
-        // A few are no circle: not all that a shard may see of its own connections is looked at here.
-        self.laws.gifts += u32::from(!(by_right || spare || fell));
         assert!(
-            self.laws.gifts <= GIFTS_MAX,
-            "law: shard {giver} has {} of {even} connections to api {api}, and gives one to {to}, as others did",
+            by_right || spare || fell,
+            "law: shard {giver} has {} of {even} connections to api {api}, and gives one to {to}",
             kept.len()
         );
         self.hit(if spare {
@@ -537,6 +528,3 @@ const RIGHT_LIFE: u64 = 1_500;
 
 /// What a drain of three seconds leaves for the last DELETEs, in ms.
 const DRAIN_LAST: u64 = 800;
-
-/// Connections that are given away without need, in one run.
-const GIFTS_MAX: u32 = 3;
