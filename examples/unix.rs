@@ -20,7 +20,9 @@ use wsteady::fleet::{Fleet, Kind, Pool, Server};
 use wsteady::kit::Tick;
 use wsteady::session::dialect::ws::Ws;
 use wsteady::shard::news::News;
-use wsteady::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Plan, Put, Ready, Shard, Token};
+use wsteady::shard::{
+    Accept, Answer, Destination, Dialled, Got, Io, Mail, Now, Plan, Put, Ready, Shard, Token,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
@@ -230,8 +232,13 @@ impl Io for Unix {
         }
     }
 
-    fn dial(&mut self, to: SocketAddr, _from: Option<IpAddr>, token: Token) -> Dialled<usize> {
-        match dial(&self.servers[usize::from(to.port())]) {
+    fn dial(
+        &mut self,
+        to: &Destination<'_>,
+        _from: Option<IpAddr>,
+        token: Token,
+    ) -> Dialled<usize> {
+        match dial(&self.servers[usize::from(to.address.port())]) {
             Ok(stream) => Dialled::Socket(self.lines.insert(Line::new(stream, token))),
             Err(Errno::MFILE | Errno::NFILE) => Dialled::Exhausted,
             Err(_) => Dialled::Refused,

@@ -14,7 +14,8 @@
 //! [`shard::Io`], and a [`session::Session`] on none: `docs/embedding.md`.
 //!
 //! One sentence to remember: wire knows bytes, session knows one conversation, fleet knows the
-//! servers, shard knows one core's share, net knows Linux, control knows the operator, sim knows how
+//! servers, shard knows one core's share, net knows Linux, edge
+//! knows what wraps a connection, control knows the operator, sim knows how
 //! to lie, kit knows nothing but space and time.
 
 #![deny(unsafe_code)]
@@ -32,6 +33,7 @@ macro_rules! planted {
 
 mod builder;
 pub mod control;
+pub mod edge;
 pub mod fleet;
 mod handle;
 pub mod kit;

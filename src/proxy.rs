@@ -22,6 +22,13 @@ use crate::control::report;
 use crate::control::resolver::{Lookup, Names, Resolver};
 use crate::control::switchboard::Switchboard;
 use crate::control::watch::Watching;
+#[cfg(not(feature = "tls"))]
+use crate::edge::Clear;
+#[cfg(feature = "tls")]
+use crate::edge::keys::Keyring;
+#[cfg(feature = "tls")]
+use crate::edge::tls::Tls;
+use crate::edge::{Layer, Port};
 use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Quota};
@@ -321,6 +328,9 @@ pub(crate) struct Runner {
     listeners: u32,
     shards: usize,
     socket_buffer: u64,
+    ports: Vec<Port>,
+    #[cfg(feature = "tls")]
+    keyring: Arc<Keyring>,
     extras: Extras,
 }
 
@@ -354,6 +364,9 @@ impl Runner {
             listeners: listeners as u32,
             shards,
             socket_buffer: config.limits.socket_buffer,
+            ports: vec![Port::default(); listeners],
+            #[cfg(feature = "tls")]
+            keyring: Arc::default(),
             extras,
         })
     }
@@ -380,7 +393,10 @@ impl Runner {
             read_vitals: crate::control::vitals::read,
             ..Plan::alone(fleet, settings, seed)
         };
-        let mut shard: Shard<Net, D> = Shard::new(plan, net);
+        let house = plan.house.clone();
+        let memory = (self.memory.clone(), CHUNK);
+        let layer = Layer::new(net, self.engine(), self.ports.clone(), house, memory);
+        let mut shard: Shard<Layer<Net, _>, D> = Shard::new(plan, layer);
         let Extras {
             watcher,
             notifies,
@@ -390,6 +406,20 @@ impl Runner {
         notifies.iter().for_each(|one| shard.notify(one.clone()));
         shard.fit(fittings.clone(), clock_of_loops::micros);
         while shard.turn() {}
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Runner {
+    fn engine(&self) -> Tls {
+        Tls::new(self.keyring.clone())
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Runner {
+    fn engine(&self) -> Clear {
+        Clear
     }
 }
 

@@ -6,12 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms, and what they may use of each other (STYLE 1): only what stands before them.
-const ROOMS: [&str; 8] = [
-    "kit", "wire", "session", "fleet", "shard", "net", "sim", "control",
+const ROOMS: [&str; 9] = [
+    "kit", "wire", "session", "fleet", "shard", "net", "edge", "sim", "control",
 ];
 
 /// Rooms whose data there is one of per session or per loop: nothing in them is shared or locked.
-const DATA_PATH: [&str; 6] = ["kit", "wire", "session", "fleet", "shard", "net"];
+const DATA_PATH: [&str; 7] = ["kit", "wire", "session", "fleet", "shard", "net", "edge"];
 
 /// Where unsafe code may stand.
 const UNSAFE: [&str; 2] = ["net/sys.rs", "net/sys/trace.rs"];

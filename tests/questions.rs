@@ -12,7 +12,8 @@ use wsteady::kit::{Budget, Prng, Tick};
 use wsteady::session::dialect::Tongue;
 use wsteady::session::{House, Settings};
 use wsteady::shard::{
-    Accept, Answer, Dialled, Filter, Got, Io, Mail, Now, Plan, Put, Ready, Shard, Token,
+    Accept, Answer, Destination, Dialled, Filter, Got, Io, Mail, Now, Plan, Put, Ready, Shard,
+    Token,
 };
 
 /// Slots that one answer may look at.
@@ -76,7 +77,7 @@ impl Io for Crowd {
 
     fn close_listeners(&mut self) {}
 
-    fn dial(&mut self, _to: SocketAddr, _from: Option<IpAddr>, _: Token) -> Dialled<Socket> {
+    fn dial(&mut self, _to: &Destination<'_>, _from: Option<IpAddr>, _: Token) -> Dialled<Socket> {
         Dialled::Socket(Socket(false))
     }
 

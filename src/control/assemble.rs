@@ -91,6 +91,7 @@ fn add_pool(assembly: &mut Assembly, config: &PoolConfig, lookup: &Lookup) -> Re
 
 pub(super) fn pool_of(config: &PoolConfig) -> Pool {
     Pool {
+        announce: None,
         name: config.name.clone(),
         members: Vec::new(),
         balance: match config.balance {

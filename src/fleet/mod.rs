@@ -17,4 +17,6 @@ pub use self::balance::{Balance, NoChoice, Spread};
 pub use self::breaker::Breaker;
 pub use self::charter::{Charter, Terms};
 pub use self::health::{Expect, Health, Vitals};
-pub use self::pools::{Connections, Fleet, Kind, Pool, Route, Server, ServerState, Shared};
+pub use self::pools::{
+    Connections, Fleet, Kind, Pool, ProxyProtocol, Route, Server, ServerState, Shared,
+};

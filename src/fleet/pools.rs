@@ -33,6 +33,8 @@ pub struct Pool {
     pub connect_rate: Arc<Rate>,
     /// Local addresses to dial from, taken in turn.
     pub sources: Vec<IpAddr>,
+    /// Connections to its servers begin with a PROXY header of this version.
+    pub announce: Option<ProxyProtocol>,
     /// The server URL is used as it is.
     pub fixed: bool,
     /// What its servers are.
@@ -57,6 +59,7 @@ impl Pool {
             balance: Balance::RoundRobin,
             connect_rate: Arc::new(Rate::new(0)),
             sources: Vec::new(),
+            announce: None,
             fixed: false,
             kind,
             connections: Connections::default(),
@@ -77,6 +80,15 @@ pub enum Kind {
     Bridge,
     /// Plain requests are proxied.
     Http,
+}
+
+/// How a PROXY header is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How many connections to one server are kept, for the whole process.

@@ -12,7 +12,9 @@ use mio::{Events, Interest, Poll};
 use super::clock::Clock;
 use super::host::Post;
 use super::socket;
-use crate::shard::{Accept, Answer, Asker, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token};
+use crate::shard::{
+    Accept, Answer, Asker, Destination, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token,
+};
 
 /// One shard's kernel.
 pub struct Net {
@@ -181,8 +183,13 @@ impl Io for Net {
         self.listeners.clear();
     }
 
-    fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token) -> Dialled<TcpStream> {
-        match socket::dial(to, from) {
+    fn dial(
+        &mut self,
+        to: &Destination<'_>,
+        from: Option<IpAddr>,
+        token: Token,
+    ) -> Dialled<TcpStream> {
+        match socket::dial(to.address, from) {
             Dialled::Socket(mut stream) => {
                 if self.watch(&mut stream, token) {
                     Dialled::Socket(stream)
@@ -192,6 +199,10 @@ impl Io for Net {
             }
             failed => failed,
         }
+    }
+
+    fn local_address(&self, socket: &TcpStream) -> Option<SocketAddr> {
+        socket.local_addr().ok()
     }
 
     fn is_connected(&mut self, socket: &mut TcpStream) -> bool {

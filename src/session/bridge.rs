@@ -46,7 +46,7 @@ impl Session {
         let forward = Forward {
             peer,
             trusted: ctx.house.trusts(peer),
-            https: false,
+            https: self.flags.contains(Flags::SECURE),
             block: &block,
             reconnect_header: &ctx.settings.reconnect_header,
         };

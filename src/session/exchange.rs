@@ -109,7 +109,7 @@ impl Session {
         let forward = Forward {
             peer,
             trusted: ctx.house.trusts(peer),
-            https: false,
+            https: self.flags.contains(Flags::SECURE),
             block: &ctx.settings.block_headers,
             reconnect_header: &ctx.settings.reconnect_header,
         };

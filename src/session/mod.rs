@@ -153,6 +153,8 @@ bitflags! {
         const VALVED = 1 << 22;
         /// and the server's.
         const VALVED_DOWN = 1 << 23;
+        /// Its client came by `wss` or `https`.
+        const SECURE = 1 << 24;
     }
 }
 
@@ -343,6 +345,13 @@ impl Session {
             attempt: None,
             rare: None,
         }
+    }
+
+    /// Says whether its client came by `wss` or `https`, which servers are told.
+    #[must_use]
+    pub fn secured(mut self, secure: bool) -> Session {
+        self.flags.set(Flags::SECURE, secure);
+        self
     }
 
     /// The one door: deals with what happened. What the session wants done is in `ctx.actions`.

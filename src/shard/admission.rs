@@ -100,7 +100,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             self.io.close(socket);
             return None;
         }
-        let session = Session::new(self.core.means.rng.next_u128(), peer, self.core.now);
+        let id = self.core.means.rng.next_u128();
+        let session = Session::new(id, peer, self.core.now).secured(self.io.is_secure(&socket));
         let client = Client {
             session,
             socket: Some(socket),

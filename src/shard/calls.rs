@@ -274,7 +274,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let place = &self.fleet.servers[usize::from(server)];
         place.take_trial(now);
         let token = Token::upstream(self.upstreams.next_key());
-        let dialled = self.dial_from_any(server, token);
+        let dialled = self.dial_from_any(server, None, token);
         if !matches!(dialled, Dialled::Socket(_)) {
             self.fleet.servers[usize::from(server)]
                 .shared

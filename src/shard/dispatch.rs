@@ -170,7 +170,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.fleet.servers[usize::from(server)].take_trial(now);
         self.call(key, Event::Dialling { server });
         let token = Token::upstream(self.upstreams.next_key());
-        let socket = match self.dial_from_any(server, token) {
+        let socket = match self.dial_from_any(server, Some(key), token) {
             Dialled::Socket(socket) => socket,
             Dialled::Refused => return self.call(key, Event::UpstreamLost(Loss::Refused)),
             Dialled::NoPort | Dialled::Exhausted => {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::mail::{Answer, Asker, Mail};
 use super::token::Token;
+use crate::fleet::ProxyProtocol;
 use crate::kit::Tick;
 use crate::session::Push;
 
@@ -59,8 +60,23 @@ pub trait Io {
 
     /// Begins to connect, from this local address if there is one. The socket is watched under this
     /// token, and becomes writable when it stands or has failed.
-    fn dial(&mut self, to: SocketAddr, from: Option<IpAddr>, token: Token)
-    -> Dialled<Self::Socket>;
+    fn dial(
+        &mut self,
+        to: &Destination<'_>,
+        from: Option<IpAddr>,
+        token: Token,
+    ) -> Dialled<Self::Socket>;
+
+    /// Whether what an accepted socket carries is secret on its way: its client asked for `wss` or
+    /// `https`.
+    fn is_secure(&self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
+    /// Where the client of an accepted socket has connected to, if that can be told.
+    fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
+        None
+    }
 
     /// Whether a socket stands that became writable and [`ended`](Ready::ended) at once: a server that
     /// has closed already, or a dial that failed.
@@ -80,6 +96,29 @@ pub trait Io {
 
     /// Ends a connection by RST: what the other side has read must not seem to be all.
     fn reset(&mut self, socket: Self::Socket);
+}
+
+/// Where a connection is to go, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    pub address: SocketAddr,
+    /// The server's id.
+    pub server: &'a str,
+    /// Its URL as given.
+    pub url: &'a str,
+    /// The name of its pool.
+    pub pool: &'a str,
+    /// The first bytes are to be a PROXY header.
+    pub announce: Option<Announce>,
+}
+
+/// What a PROXY header is to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Announce {
+    pub version: ProxyProtocol,
+    /// The client, and where it has connected to; `None` for a connection of our own, or for one that
+    /// serves many.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// Something happened to a socket or listener. Hints only: what counts is what a read or write

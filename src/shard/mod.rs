@@ -34,7 +34,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-pub use self::io::{Accept, Dialled, Got, Io, Now, Put, Ready};
+pub use self::io::{Accept, Announce, Destination, Dialled, Got, Io, Now, Put, Ready};
 pub use self::mail::{Answer, Asker, Filter, Mail, Push, PushVerb, Pushed, Reached};
 pub use self::pair::{Bits, Client, Upstream};
 pub use self::rules::Rules;
@@ -43,9 +43,10 @@ pub use self::token::{Kind, Token};
 use crate::fleet::Fleet;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Chunks, Key, Prng, Quota, Slots, Tick, Timer, Wheel};
+pub use crate::session::House;
 use crate::session::valve::Fitting;
 use crate::session::{
-    Action, Ctx, Dialect, End, Event, House, Loss, Means, Parcel, Phase, Session, Settings,
+    Action, Ctx, Dialect, End, Event, Loss, Means, Parcel, Phase, Session, Settings,
 };
 
 /// One core's share of the proxy, over a kernel `I` and a dialect `D`.
@@ -417,7 +418,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                         self.lists.accept.push(listener);
                     }
                 }
-                Some(Kind::Upstream(_) | Kind::Mail) | None => {}
+                Some(Kind::Upstream(_) | Kind::Guest(_) | Kind::Mail) | None => {}
             }
         }
         self.read_again();

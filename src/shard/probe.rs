@@ -67,7 +67,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.probes[at].due = now.after(health.timeout);
         let token = Token::upstream(self.upstreams.next_key());
         let interval = health.interval;
-        let socket = match self.dial_from_any(server, token) {
+        let socket = match self.dial_from_any(server, None, token) {
             Dialled::Socket(socket) => socket,
             Dialled::Refused => return self.end_probe(at, false, None),
             // That says something of this machine, and nothing of the server.

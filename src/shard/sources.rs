@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use log::warn;
 
-use super::{Dialled, Io, Shard, Token};
-use crate::kit::Tick;
+use super::{Announce, Destination, Dialled, Io, Shard, Token};
+use crate::kit::{Key, Tick};
 use crate::session::Dialect;
 
 /// Whose turn it is, and when the operator heard last that there are too few.
@@ -24,13 +24,37 @@ impl Sources {
 }
 
 impl<I: Io, D: Dialect> Shard<I, D> {
-    /// Begins to connect to a server. Where one local address has no port left, the next may have.
-    pub(super) fn dial_from_any(&mut self, server: u16, token: Token) -> Dialled<I::Socket> {
+    /// Begins to connect to a server, for one client or for many. Where one local address has no port
+    /// left, the next may have.
+    pub(super) fn dial_from_any(
+        &mut self,
+        server: u16,
+        client: Option<Key>,
+        token: Token,
+    ) -> Dialled<I::Socket> {
         let place = &self.fleet.servers[usize::from(server)];
-        let sources = &self.fleet.pools[usize::from(place.pool)].sources;
+        let pool = &self.fleet.pools[usize::from(place.pool)];
+        let sources = &pool.sources;
+        let client = client.and_then(|key| self.clients.get(key));
+        let ends = || {
+            let client = client?;
+            let to = self.io.local_address(client.socket.as_ref()?)?;
+            Some((client.session.peer(), to))
+        };
+        let announce = pool.announce.map(|version| {
+            let ends = ends();
+            Announce { version, ends }
+        });
+        let to = Destination {
+            address: place.address,
+            server: &place.id,
+            url: &place.url,
+            pool: &pool.name,
+            announce,
+        };
         for _ in 0..sources.len().clamp(1, TRIES_MAX) {
             let source = self.sources.next(sources);
-            match self.io.dial(place.address, source, token) {
+            match self.io.dial(&to, source, token) {
                 Dialled::NoPort => {}
                 other => return other,
             }

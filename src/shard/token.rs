@@ -3,7 +3,7 @@
 use crate::kit::{Key, Slots};
 
 /// Kind, generation and index in one 64-bit number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
 /// What a token names.
@@ -17,6 +17,8 @@ pub enum Kind {
     Listener(u32),
     /// The mailbox.
     Mail,
+    /// A connection that is not the shard's yet.
+    Guest(Key),
 }
 
 impl Token {
@@ -44,6 +46,14 @@ impl Token {
     /// Of the mailbox.
     pub const MAIL: Token = Token(4 << 56);
 
+    /// Of a connection that whatever is below the shard keeps to itself.
+    pub fn guest(key: Key) -> Token {
+        Token::pack(5, key)
+    }
+
+    /// Of nothing.
+    pub const NOBODY: Token = Token(0);
+
     /// What it names; `None` for a number that nobody has given out.
     pub fn kind(self) -> Option<Kind> {
         let generation = (self.0 >> 32) as u32 & GENERATION_MASK;
@@ -56,6 +66,7 @@ impl Token {
             2 => Some(Kind::Upstream(key)),
             3 => Some(Kind::Listener(key.index)),
             4 => Some(Kind::Mail),
+            5 => Some(Kind::Guest(key)),
             _ => None,
         }
     }

@@ -11,7 +11,9 @@ use super::post::Letterbox;
 use super::sightings::Sightings;
 use crate::fleet::ServerState;
 use crate::kit::{Prng, Tick};
-use crate::shard::{Accept, Answer, Asker, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token};
+use crate::shard::{
+    Accept, Answer, Asker, Destination, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token,
+};
 
 /// Under every world: what is the same in all of them.
 pub struct Ground {
@@ -379,9 +381,14 @@ impl<W: Scene> Io for Kernel<W> {
         }
     }
 
-    fn dial(&mut self, to: SocketAddr, _from: Option<IpAddr>, token: Token) -> Dialled<usize> {
+    fn dial(
+        &mut self,
+        to: &Destination<'_>,
+        _from: Option<IpAddr>,
+        token: Token,
+    ) -> Dialled<usize> {
         let index = self.index;
-        self.world().dial(index, to, token)
+        self.world().dial(index, to.address, token)
     }
 
     fn is_connected(&mut self, socket: &mut usize) -> bool {

@@ -14,7 +14,7 @@ use super::valves::Dress;
 use crate::fleet::{Fleet, ServerState};
 use crate::kit::{Prng, Tick};
 use crate::session::Settings;
-use crate::shard::{Accept, Answer, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
+use crate::shard::{Accept, Answer, Destination, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
 
 /// The world of one run. It is handed from shard to shard, whoever has its turn.
 pub struct World {
@@ -363,9 +363,14 @@ impl Io for Sim {
         }
     }
 
-    fn dial(&mut self, to: SocketAddr, _from: Option<IpAddr>, token: Token) -> Dialled<usize> {
+    fn dial(
+        &mut self,
+        to: &Destination<'_>,
+        _from: Option<IpAddr>,
+        token: Token,
+    ) -> Dialled<usize> {
         let index = self.index;
-        self.world().dial(index, to, token)
+        self.world().dial(index, to.address, token)
     }
 
     fn is_connected(&mut self, socket: &mut usize) -> bool {

@@ -2,7 +2,7 @@
 //! Imports: std, httparse, tungstenite, simdutf8, memchr, flate2.
 //! Never: mio, std::net::Tcp, std::time, log, crate::kit, crate::session, crate::fleet, crate::shard, crate::net, crate::control.
 //!
-//! Frames, masks, close codes, HTTP heads and bodies, upgrades, and NATS: bytes in, bytes out.
+//! Frames, masks, close codes, HTTP heads and bodies, upgrades, PROXY headers, and NATS: bytes in, bytes out.
 //!
 //! **Invariant:** nothing here waits, remembers a peer, reads a clock or draws a random number.
 //! What a function needs beyond the bytes it is given, a mask key or a limit, is an argument; so
@@ -17,6 +17,7 @@ pub mod head;
 pub mod mask;
 #[cfg(feature = "nats")]
 pub mod nats;
+pub mod proxy;
 pub mod scan;
 pub mod upgrade;
 pub mod utf8;

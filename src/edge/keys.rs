@@ -1,0 +1,59 @@
+//! Whose certificates are shown, and whose are believed.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+
+/// The keys of all loops; may be exchanged at any time, for connections that come afterwards.
+#[derive(Default)]
+pub struct Keyring {
+    version: AtomicU64,
+    keys: Mutex<Arc<Keys>>,
+}
+
+/// All keys.
+#[derive(Default)]
+pub struct Keys {
+    /// Of listeners, in their order; `None`: in the clear.
+    pub listeners: Vec<Option<Arc<ServerConfig>>>,
+    /// Of pools, by name. One that is missing here can dial no server with TLS.
+    pub pools: HashMap<String, PoolKeys>,
+}
+
+/// How the servers of a pool are dialled, where their URL asks for TLS.
+#[derive(Clone)]
+pub struct PoolKeys {
+    pub config: Arc<ClientConfig>,
+    /// In the place of what the URL says.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+impl Keyring {
+    /// With these keys.
+    pub fn new(keys: Keys) -> Keyring {
+        Keyring {
+            version: AtomicU64::new(1),
+            keys: Mutex::new(Arc::new(keys)),
+        }
+    }
+
+    /// From now on, connections that begin get these.
+    pub fn replace(&self, keys: Keys) {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.version.fetch_add(1, AcqRel);
+    }
+
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    /// What is in it now.
+    pub fn keys(&self) -> Arc<Keys> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&keys)
+    }
+}

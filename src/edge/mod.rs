@@ -1,0 +1,120 @@
+//! Knows what wraps a connection: TLS, and the header by which a proxy says for whom it is.
+//! Imports: std, slab, log, rustls, webpki, x509_cert, crate::kit, crate::wire, crate::fleet, crate::shard.
+//! Never: mio, std::net::Tcp, std::time::Instant, crate::session, crate::net, crate::control, crate::sim.
+//!
+//! A [`Layer`] is an `Io` on an `Io`: the shard above reads and writes what people say, the kernel (or
+//! the simulator) below carries what is sealed. What seals is an [`Engine`]: rustls in `tls`, the only
+//! file that speaks with it, and something much simpler in the simulator.
+//!
+//! **Invariant:** a connection that needs none of this is the one below, with nothing in between; and
+//! one that rests keeps no buffer.
+
+#[cfg(feature = "tls")]
+pub mod keys;
+mod layer;
+mod line;
+mod porch;
+#[cfg(feature = "tls")]
+pub mod tls;
+
+use std::convert::Infallible;
+use std::fmt;
+
+pub use self::layer::{Layer, Port, Socket};
+use crate::shard::Destination;
+
+/// What turns words into records, and back. Its sessions are plain data to everybody else.
+pub trait Engine {
+    /// One side of one connection.
+    type Session;
+
+    /// For a client of the listener of this number. `None`: it speaks in the clear.
+    fn welcome(&mut self, listener: u32) -> Option<Self::Session>;
+
+    /// For a connection to a server. `None`: in the clear.
+    ///
+    /// # Errors
+    /// What is wrong with its name or its keys.
+    fn call(&mut self, to: &Destination<'_>) -> Result<Option<Self::Session>, Fault>;
+
+    /// Takes whole records from the front of `sealed`. What they say goes behind `words`, what is to be
+    /// sent for them behind `out`, also beside an error. Called with nothing, it begins.
+    ///
+    /// # Errors
+    /// What the other side has done wrong. Nothing is to be asked of this session any more.
+    fn open(
+        &mut self,
+        session: &mut Self::Session,
+        sealed: &mut [u8],
+        words: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Opened, Fault>;
+
+    /// Puts the records for these words, at most 16 KiB of them, behind `out`.
+    ///
+    /// # Errors
+    /// This connection has carried all that its keys may.
+    fn seal(
+        &mut self,
+        session: &mut Self::Session,
+        words: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault>;
+
+    /// Puts our last word behind `out`: nothing follows.
+    fn part(&mut self, session: &mut Self::Session, out: &mut Vec<u8>);
+}
+
+/// How far records have brought a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opened {
+    /// Bytes that are done with.
+    pub used: usize,
+    /// The handshake is over: words may go both ways.
+    pub ready: bool,
+    /// The other side has said its last word.
+    pub parted: bool,
+}
+
+/// Why a connection can't be wrapped, or has to end.
+#[derive(Debug)]
+pub struct Fault(pub String);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+/// The engine of a build without TLS: everything is in the clear.
+pub struct Clear;
+
+impl Engine for Clear {
+    type Session = Infallible;
+
+    fn welcome(&mut self, _: u32) -> Option<Infallible> {
+        None
+    }
+
+    fn call(&mut self, _: &Destination<'_>) -> Result<Option<Infallible>, Fault> {
+        Ok(None)
+    }
+
+    fn open(
+        &mut self,
+        session: &mut Infallible,
+        _: &mut [u8],
+        _: &mut Vec<u8>,
+        _: &mut Vec<u8>,
+    ) -> Result<Opened, Fault> {
+        match *session {}
+    }
+
+    fn seal(&mut self, session: &mut Infallible, _: &[u8], _: &mut Vec<u8>) -> Result<(), Fault> {
+        match *session {}
+    }
+
+    fn part(&mut self, session: &mut Infallible, _: &mut Vec<u8>) {
+        match *session {}
+    }
+}
