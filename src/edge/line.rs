@@ -214,7 +214,10 @@ impl<S, T> Line<S, T> {
                 break;
             }
             buffers.out.clear();
-            if engine.seal(session, words, &mut buffers.out).is_err() {
+            if engine
+                .seal(session, &mut self.sealed, words, &mut buffers.out)
+                .is_err()
+            {
                 self.stage = Stage::Failed;
                 return Put::Broken;
             }
@@ -242,7 +245,7 @@ impl<S, T> Line<S, T> {
     {
         if let Some(session) = &mut self.session {
             buffers.out.clear();
-            engine.part(session, &mut buffers.out);
+            engine.part(session, &mut self.sealed, &mut buffers.out);
             send(io, &mut self.socket, &mut self.owed, &buffers.out);
         }
     }

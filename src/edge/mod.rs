@@ -50,19 +50,21 @@ pub trait Engine {
         out: &mut Vec<u8>,
     ) -> Result<Opened, Fault>;
 
-    /// Puts the records for these words, at most 16 KiB of them, behind `out`.
+    /// Puts the records for these words, at most 16 KiB of them, behind `out`. `kept` is what the last
+    /// [`open`](Engine::open) has left of its bytes.
     ///
     /// # Errors
     /// This connection has carried all that its keys may.
     fn seal(
         &mut self,
         session: &mut Self::Session,
+        kept: &mut [u8],
         words: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), Fault>;
 
-    /// Puts our last word behind `out`: nothing follows.
-    fn part(&mut self, session: &mut Self::Session, out: &mut Vec<u8>);
+    /// Puts our last word behind `out`: nothing follows. `kept` as there.
+    fn part(&mut self, session: &mut Self::Session, kept: &mut [u8], out: &mut Vec<u8>);
 }
 
 /// How far records have brought a session.
@@ -110,11 +112,17 @@ impl Engine for Clear {
         match *session {}
     }
 
-    fn seal(&mut self, session: &mut Infallible, _: &[u8], _: &mut Vec<u8>) -> Result<(), Fault> {
+    fn seal(
+        &mut self,
+        session: &mut Infallible,
+        _: &mut [u8],
+        _: &[u8],
+        _: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
         match *session {}
     }
 
-    fn part(&mut self, session: &mut Infallible, _: &mut Vec<u8>) {
+    fn part(&mut self, session: &mut Infallible, _: &mut [u8], _: &mut Vec<u8>) {
         match *session {}
     }
 }
