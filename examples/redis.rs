@@ -21,7 +21,6 @@ use std::{error::Error, thread, time::Duration};
 use wsteady::kit::Prng;
 use wsteady::session::Loss;
 use wsteady::session::dialect::{Asks, Call, Dial, Dialect, Heard, Reply, Terms};
-use wsteady::wire::frame::{ControlBytes, Opcode, control};
 use wsteady::{Config, Handle, Proxy, Refusal};
 
 /// One connection to Redis. One command at a time is under way on it.
@@ -108,22 +107,8 @@ impl Dialect for Redis {
         self.yes.is_none()
     }
 
-    // The rest is for servers that have a session's own connection, in pools of kind `websocket`.
-
     fn open(_dial: Dial<'_>, _rng: &mut Prng, _first_bytes: &mut Vec<u8>) -> Redis {
         Redis { yes: None }
-    }
-
-    fn ping(&self, _number: u64, _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Ping, &[], None)
-    }
-
-    fn pong(&self, _payload: &[u8], _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Pong, &[], None)
-    }
-
-    fn close(&self, _code: u16, _reason: &str, _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Close, &[], None)
     }
 }
 

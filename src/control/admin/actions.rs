@@ -132,20 +132,8 @@ impl Desk {
     /// `Missing`, `Slow`; `Silent` if a loop, or the node that may have the client, does not answer;
     /// `Wrong` if another node refuses it.
     pub fn push(&self, id: &str, body: &[u8], binary: bool) -> Result<(), Refusal> {
-        let push = Push {
-            id: id.into(),
-            verb: PushVerb::Message { binary },
-            is_hop: false,
-            body: body.to_vec(),
-        };
-        let answer = self.board.ask(0, |ticket| Mail::Push {
-            push: Box::new(push),
-            from: Asker::Ticket(ticket),
-        });
-        match answer {
-            Some(Answer::Pushed(pushed)) => outcome(id, pushed),
-            _ => Err(Refusal::Silent),
-        }
+        let pushed = self.ask_to_push(id, PushVerb::Message { binary }, body);
+        pushed.map_or(Err(Refusal::Silent), |pushed| outcome(id, pushed))
     }
 
     /// Sends a message to every client of a bridge whose ClientId begins like this, wherever they are.
@@ -153,19 +141,27 @@ impl Desk {
     /// # Errors
     /// `Silent`: not all were told within 2 s, as far as is known.
     pub fn broadcast(&self, prefix: &str, body: &[u8], binary: bool) -> Result<Reached, Refusal> {
-        let push = Push {
-            id: prefix.into(),
-            verb: PushVerb::Broadcast { binary },
+        match self.ask_to_push(prefix, PushVerb::Broadcast { binary }, body) {
+            Some(Pushed::Reached(reached)) => Ok(reached),
+            _ => Err(Refusal::Silent),
+        }
+    }
+
+    /// By any loop; it finds the one that has the client. `None`: nobody has answered.
+    fn ask_to_push(&self, id: &str, verb: PushVerb, body: &[u8]) -> Option<Pushed> {
+        let push = Box::new(Push {
+            id: id.into(),
+            verb,
             is_hop: false,
             body: body.to_vec(),
-        };
+        });
         let answer = self.board.ask(0, |ticket| Mail::Push {
-            push: Box::new(push),
+            push,
             from: Asker::Ticket(ticket),
         });
-        match answer {
-            Some(Answer::Pushed(Pushed::Reached(reached))) => Ok(reached),
-            _ => Err(Refusal::Silent),
+        match answer? {
+            Answer::Pushed(pushed) => Some(pushed),
+            _ => None,
         }
     }
 

@@ -7,7 +7,6 @@ use crate::kit::Prng;
 use crate::session::vocab::Loss;
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::HeadWriter;
-use crate::wire::frame::{ControlBytes, Opcode, control};
 use crate::wire::head::{self, HeadLimits, Response};
 
 /// One connection over which calls are made, one at a time.
@@ -290,19 +289,6 @@ impl Dialect for Http {
             _ if self.flow.take().is_some_and(|body| body.is_until_close()) => Heard::FlowEnd,
             _ => Heard::Broken(Loss::Fin),
         }
-    }
-
-    // Nothing is said between calls.
-    fn ping(&self, _number: u64, _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Ping, &[], None)
-    }
-
-    fn pong(&self, _payload: &[u8], _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Pong, &[], None)
-    }
-
-    fn close(&self, _code: u16, _reason: &str, _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Close, &[], None)
     }
 
     fn is_whole(&self) -> bool {

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{Asks, Call, Dial, Dialect, Heard, Reply, Terms};
 use crate::kit::Prng;
 use crate::session::vocab::{Api, Loss};
-use crate::wire::frame::{ControlBytes, Opcode, control};
 use crate::wire::nats::{self, Delivery, Headers, Login, Said};
 
 /// How the servers of a pool are spoken to.
@@ -295,19 +294,6 @@ impl Dialect for Nats {
 
     fn hear_end(&mut self) -> Heard {
         Heard::Broken(Loss::Fin)
-    }
-
-    // Nothing is said between calls.
-    fn ping(&self, _number: u64, _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Ping, &[], None)
-    }
-
-    fn pong(&self, _payload: &[u8], _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Pong, &[], None)
-    }
-
-    fn close(&self, _code: u16, _reason: &str, _rng: &mut Prng) -> ControlBytes {
-        control(Opcode::Close, &[], None)
     }
 
     fn is_whole(&self) -> bool {
