@@ -111,6 +111,47 @@ impl<I: Io, E: Engine> Layer<I, E> {
         self.memory.held
     }
 
+    /// What is still to be done: lines, bytes that they hold, those that are attended, that nobody has
+    /// any more, and connections whose header has not come.
+    pub fn rest(&self) -> [usize; 5] {
+        let held = self.lines.iter().map(|(_, line)| line.held()).sum();
+        debug_assert_eq!(self.memory.held, held, "each byte is counted once");
+        let leaving = self.leaving.iter().map(|(_, token)| token);
+        let leaving = leaving.filter(|token| self.attended.contains_key(token));
+        [
+            self.lines.len(),
+            held,
+            self.attended.len(),
+            leaving.count(),
+            self.porch.len(),
+        ]
+    }
+
+    /// The socket below this one.
+    pub fn beneath<'a>(&'a self, socket: &'a Socket<I::Socket>) -> &'a I::Socket {
+        match socket {
+            Socket::Plain(socket) => socket,
+            Socket::Line(number) => &self.lines[*number as usize].socket,
+        }
+    }
+
+    /// Whether the kernel has yet to take some of what was written here.
+    pub fn owes(&self, socket: &Socket<I::Socket>) -> bool {
+        match socket {
+            Socket::Plain(_) => false,
+            Socket::Line(number) => !self.lines[*number as usize].owed.is_empty(),
+        }
+    }
+
+    /// Nobody polls it any more: what is owed never comes.
+    pub fn abandon(&mut self) {
+        while let Some((_, token)) = self.leaving.pop_front() {
+            if let Some(number) = self.attended.get(&token) {
+                self.let_go(*number);
+            }
+        }
+    }
+
     /// Whoever comes, as the shard gets him.
     fn wrap(
         &mut self,

@@ -54,6 +54,11 @@ impl<S> Porch<S> {
         self.waiting.is_empty()
     }
 
+    /// Those who wait, or are waited for.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.arrived.len()
+    }
+
     /// Somebody has connected; what he has sent already is read at once.
     pub fn enter<I: Io<Socket = S>>(
         &mut self,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::guise;
 use super::world::World;
 use crate::fleet::{Balance, Charter, Kind, Pool, Terms};
 use crate::kit::{Prng, Rate};
@@ -48,6 +49,7 @@ impl World {
             message_time: 20_000,
             pings: 0,
             per_address: self.laws.crowd.limit(),
+            trusted: guise::trusted(),
             ..House::default()
         }
     }
