@@ -160,7 +160,14 @@ impl<I: Io, E: Engine> Layer<I, E> {
         peer: SocketAddr,
         bytes: Vec<u8>,
     ) -> Accept<Socket<I::Socket>> {
-        let session = self.engine.welcome(listener);
+        let session = match self.engine.welcome(listener) {
+            Ok(session) => session,
+            Err(fault) => {
+                warn!(listener; "TLS: {fault}");
+                self.io.close(socket);
+                return Accept::Failed;
+            }
+        };
         if session.is_none() && bytes.is_empty() {
             return Accept::Socket(Socket::Plain(socket), peer);
         }

@@ -37,7 +37,10 @@ pub trait Engine {
     type Session;
 
     /// For a client of the listener of this number. `None`: it speaks in the clear.
-    fn welcome(&mut self, listener: u32) -> Option<Self::Session>;
+    ///
+    /// # Errors
+    /// What is wrong with the listener's keys: its client must not speak in the clear for that.
+    fn welcome(&mut self, listener: u32) -> Result<Option<Self::Session>, Fault>;
 
     /// For a connection to a server. `None`: in the clear.
     ///
@@ -102,8 +105,8 @@ pub struct Clear;
 impl Engine for Clear {
     type Session = Infallible;
 
-    fn welcome(&mut self, _: u32) -> Option<Infallible> {
-        None
+    fn welcome(&mut self, _: u32) -> Result<Option<Infallible>, Fault> {
+        Ok(None)
     }
 
     fn call(&mut self, _: &Destination<'_>) -> Result<Option<Infallible>, Fault> {

@@ -63,12 +63,15 @@ impl Tls {
 impl Engine for Tls {
     type Session = Session;
 
-    fn welcome(&mut self, listener: u32) -> Option<Session> {
+    fn welcome(&mut self, listener: u32) -> Result<Option<Session>, Fault> {
         self.refresh();
-        let config = self.keys.listeners.get(listener as usize)?.as_ref()?;
+        let config = self.keys.listeners.get(listener as usize);
+        let Some(config) = config.and_then(Option::as_ref) else {
+            return Ok(None);
+        };
         let made = UnbufferedServerConnection::new(config.clone());
-        // It fails only for a configuration that could not have been made.
-        made.ok().map(Session::Server)
+        let made = made.map(|one| Some(Session::Server(one)));
+        made.map_err(|error| fault(&error))
     }
 
     fn call(&mut self, to: &Destination<'_>) -> Result<Option<Session>, Fault> {
@@ -316,6 +319,7 @@ mod tests {
         let ring = Keyring::new(Keys {
             listeners: vec![Some(Arc::new(server)), None],
             pools: HashMap::from([("p".to_string(), pool)]),
+            ..Keys::default()
         });
         let ring = Arc::new(ring);
         (Tls::new(ring.clone()), Tls::new(ring))
@@ -388,7 +392,7 @@ mod tests {
         let (mut client, mut server) = engines();
         let session = client.call(&to("wss://h:1/x")).unwrap().unwrap();
         let client = End::new(client, session);
-        let session = server.welcome(0).unwrap();
+        let session = server.welcome(0).unwrap().unwrap();
         (client, End::new(server, session))
     }
 
@@ -436,7 +440,7 @@ mod tests {
         for _ in 0..2 {
             let session = client.call(&to("https://h/")).unwrap().unwrap();
             let mut one = End::new(client, session);
-            let session = server.welcome(0).unwrap();
+            let session = server.welcome(0).unwrap().unwrap();
             let mut other = End::new(server, session);
             greet(&mut one, &mut other, 1 << 20);
             one.look().unwrap();
@@ -455,7 +459,7 @@ mod tests {
         let (mut client, mut server) = engines();
         assert!(client.call(&to("ws://h:1/")).unwrap().is_none());
         assert!(client.call(&to("http://h:1/")).unwrap().is_none());
-        assert!(server.welcome(1).is_none() && server.welcome(7).is_none());
+        assert!(server.welcome(1).unwrap().is_none() && server.welcome(7).unwrap().is_none());
         let elsewhere = Destination {
             pool: "q",
             ..to("wss://h/")
@@ -483,8 +487,7 @@ mod tests {
         let (mut client, mut server) = engines();
         let session = client.call(&to("wss://other/")).unwrap().unwrap();
         let mut client = End::new(client, session);
-        let session = server.welcome(0).unwrap();
-        server.welcome(0).unwrap();
+        let session = server.welcome(0).unwrap().unwrap();
         let mut server = End::new(server, session);
         client.look().unwrap();
         server.take(&mut client.out, 1 << 20).unwrap();
@@ -503,7 +506,7 @@ mod tests {
         client.look().unwrap();
         let hello = std::mem::take(&mut client.out);
         for inside in [0, hello.len()] {
-            let session = server.tls.welcome(0).unwrap();
+            let session = server.tls.welcome(0).unwrap().unwrap();
             let mut one = End::new(server.tls, session);
             let many = GOODBYE.repeat(50);
             let mut bytes = [&hello[..inside], &many, &hello[inside..]].concat();
@@ -511,7 +514,7 @@ mod tests {
             server.tls = one.tls;
         }
         // Each byte of the ClientHello in a record of its own.
-        let session = server.tls.welcome(0).unwrap();
+        let session = server.tls.welcome(0).unwrap().unwrap();
         let mut one = End::new(server.tls, session);
         let mut split: Vec<u8> = hello[5..]
             .iter()
@@ -523,7 +526,7 @@ mod tests {
             "refused or answered: {result:?}"
         );
         // What is no record at all.
-        let session = one.tls.welcome(0).unwrap();
+        let session = one.tls.welcome(0).unwrap().unwrap();
         let mut one = End::new(one.tls, session);
         let mut garbage = b"GET / HTTP/1.1\r\n\r\n".to_vec();
         assert!(one.take(&mut garbage, 1 << 20).is_err());
@@ -564,12 +567,12 @@ mod tests {
         let old = server.tls.keyring.clone();
         old.replace(Keys {
             listeners: other.keys.listeners.clone(),
-            pools: HashMap::new(),
+            ..Keys::default()
         });
         client.say(b"still here");
         server.take(&mut client.out, 1 << 20).unwrap();
         assert_eq!(server.heard, b"still here");
-        assert!(server.tls.welcome(0).is_some());
+        assert!(server.tls.welcome(0).unwrap().is_some());
         assert!(
             client.tls.call(&to("wss://h/")).is_err(),
             "no keys any more"
