@@ -2,7 +2,6 @@
 //! the wire has in records, and the world knows both.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::herald::{self, Herald};
 use super::toy::{RECORD_MAX, Session};

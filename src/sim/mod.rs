@@ -93,9 +93,10 @@ impl Run {
     fn new(seed: u64, quiet: bool) -> Run {
         let mut rng = Prng::from_u64(seed);
         let shards = 1 + rng.below(2) as usize;
-        let settings: Vec<Settings> = (0..1 + rng.below(2))
+        let mut settings: Vec<Settings> = (0..1 + rng.below(2))
             .map(|_| settings::any(&mut rng))
             .collect();
+        (settings.iter_mut()).for_each(|one| one.connect = guise::connect(seed));
         let (mut fleet, servers) = fleet(&settings, &mut rng);
         for (number, pool) in fleet.pools.iter_mut().enumerate() {
             pool.announce = Guise::announces(seed, number);

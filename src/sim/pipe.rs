@@ -206,6 +206,11 @@ impl Conn {
         self.carry_outward(now, rng);
     }
 
+    /// Whether it can't come to be.
+    pub fn is_doomed(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.doom().is_some())
+    }
+
     /// Faults are over.
     pub fn heal(&mut self) {
         self.slow_until = 0;
