@@ -167,8 +167,8 @@ impl<K: Below> Io for Above<K> {
             let id = self.id(socket);
             let home = self.kernel().home_of(id);
             assert_eq!(*peer, home, "law: a client comes from where it does");
-            self.kernel().conn(id).accepted = true;
             self.kernel().on_accepted(id);
+            self.kernel().conn(id).accepted = true;
         }
         accept
     }

@@ -338,7 +338,7 @@ impl Conn {
     pub fn visible(&self) -> u64 {
         let lost = (self.inward.flying() + self.inward.destroyed) as u64;
         match &self.end {
-            Some(end) => end.visible(end.put().saturating_sub(lost)),
+            Some(end) => end.visible(lost),
             None => self.inward.taken + self.inward.queued() as u64,
         }
     }
