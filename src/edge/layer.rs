@@ -278,10 +278,12 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 one.writable &= line.owed.is_empty();
             }
             Stage::Leaving => {
-                if line.owed.is_empty() || one.ended {
+                let over = line.owed.is_empty();
+                self.memory.change(held, line.held());
+                if over {
                     self.let_go(number);
-                    return false;
                 }
+                return false;
             }
             Stage::Dialling | Stage::Failed => {}
         }
@@ -413,9 +415,10 @@ impl<I: Io, E: Engine> Layer<I, E> {
             self.starved.push(line.token);
             return Put::Wait;
         }
+        let held = line.held();
         let put = line.transmit(&mut self.io, &mut self.engine, &mut self.buffers, from);
         if !line.owed.is_empty() {
-            self.memory.hold(line.held());
+            self.memory.change(held, line.held());
             self.attended.insert(line.token, number);
         }
         put
