@@ -170,7 +170,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
         };
         let mut line = Line::new(socket, Token::NOBODY, stage, session);
         match line.session {
-            Some(_) => line.sealed = bytes,
+            Some(_) => (line.fresh, line.sealed) = (!bytes.is_empty(), bytes),
             None => line.words = bytes,
         }
         self.memory.hold(line.held());

@@ -19,6 +19,8 @@ pub(super) struct Line<S, T> {
     pub words: Vec<u8>,
     /// What the kernel did not take: nothing goes before it.
     pub owed: Vec<u8>,
+    /// What is in `sealed` has not been looked at: it came behind a PROXY header.
+    pub fresh: bool,
     /// The other side has said its last word.
     pub parted: bool,
     /// FIN follows what is owed.
@@ -81,6 +83,7 @@ impl<S, T> Line<S, T> {
             sealed: Vec::new(),
             words: Vec::new(),
             owed: Vec::new(),
+            fresh: false,
             parted: false,
             shut: false,
             server: None,
@@ -122,7 +125,10 @@ impl<S, T> Line<S, T> {
             if kept >= KEPT_MAX {
                 return Err(Fault("a handshake message of more than 64 KiB".into()));
             }
-            let got = io.read(&mut self.socket, &mut inbox[kept..]);
+            let got = match std::mem::take(&mut self.fresh) {
+                true => Got::Bytes(0),
+                false => io.read(&mut self.socket, &mut inbox[kept..]),
+            };
             let Got::Bytes(new) = got else {
                 return Ok(Taken { got, again: false });
             };
