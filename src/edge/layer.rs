@@ -312,6 +312,8 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 Ok(taken) => taken,
                 Err(fault) => {
                     blame(line, &fault);
+                    // What was said before it went wrong was said.
+                    line.words.extend_from_slice(&self.buffers.words);
                     return false;
                 }
             };

@@ -95,7 +95,8 @@ impl<S, T> Line<S, T> {
         self.sealed.capacity() + self.words.capacity() + self.owed.capacity()
     }
 
-    /// Reads records and opens them: once, or until the kernel has no more or they say something.
+    /// Reads records and opens them until they say something or the kernel has no more: whoever is told
+    /// of nothing else would not read again, and a FIN behind a ticket would be seen by nobody.
     ///
     /// # Errors
     /// The other side has done something wrong. It was told; what it had said before is in
@@ -145,15 +146,14 @@ impl<S, T> Line<S, T> {
             if opened.ready && self.stage == Stage::Greeting {
                 self.stage = Stage::Open;
             }
-            // As much as was asked for: there may be more, of which the kernel does not tell again.
-            let full = end == inbox.len();
-            if !words.is_empty() || self.parted || !full {
+            if !words.is_empty() || self.parted {
                 let got = match words.len() {
-                    0 if self.parted => Got::End,
-                    0 => Got::Wait,
+                    0 => Got::End,
                     count => Got::Bytes(count),
                 };
-                return Ok(Taken { got, again: full });
+                // As much as was asked for: there may be more, of which the kernel does not tell again.
+                let again = end == inbox.len();
+                return Ok(Taken { got, again });
             }
         }
     }
