@@ -390,9 +390,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
             }
             got = Got::Bytes(fits);
         }
-        if let Some(ended) = again {
+        if let Some(over) = again {
             self.told.push(Ready {
-                ended,
+                ended: over,
                 ..readable(line.token)
             });
         }
@@ -402,6 +402,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
         let kept = line.held();
         if !self.memory.change(held, kept) {
             line.stage = Stage::Failed;
+            self.told.push(ended(line.token));
         }
         got
     }
@@ -422,6 +423,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
         if !line.owed.is_empty() {
             self.memory.change(held, line.held());
             self.attended.insert(line.token, number);
+        }
+        if line.stage == Stage::Failed {
+            self.told.push(ended(line.token));
         }
         put
     }
@@ -749,6 +753,13 @@ fn readable(token: Token) -> Ready {
         readable: true,
         writable: false,
         ended: false,
+    }
+}
+
+fn ended(token: Token) -> Ready {
+    Ready {
+        ended: true,
+        ..readable(token)
     }
 }
 
