@@ -450,16 +450,27 @@ impl<I: Io, E: Engine> Layer<I, E> {
     }
 
     fn let_go(&mut self, number: u32) {
-        if let Some(socket) = self.take(number) {
-            self.io.close(socket);
+        let Some(mut line) = self.take(number) else {
+            return;
+        };
+        // What is left unread there makes the kernel reset the connection, which destroys what is on
+        // its way. Nobody but us knows that it is no words.
+        if line.session.is_some() && matches!(line.stage, Stage::Open | Stage::Leaving) {
+            for _ in 0..SWEEPS_MAX {
+                match self.io.read(&mut line.socket, &mut self.buffers.inbox) {
+                    Got::Bytes(_) => {}
+                    Got::Wait | Got::End | Got::Broken => break,
+                }
+            }
         }
+        self.io.close(line.socket);
     }
 
-    fn take(&mut self, number: u32) -> Option<I::Socket> {
+    fn take(&mut self, number: u32) -> Option<Box<Line<I::Socket, E::Session>>> {
         let line = self.lines.try_remove(number as usize)?;
         self.memory.change(line.held(), 0);
         self.attended.remove(&line.token);
-        Some(line.socket)
+        Some(line)
     }
 
     /// How long a poll may take, beside what the shard wants.
@@ -689,8 +700,8 @@ impl<I: Io, E: Engine> Io for Layer<I, E> {
         match socket {
             Socket::Plain(socket) => self.io.reset(socket),
             Socket::Line(number) => {
-                if let Some(socket) = self.take(number) {
-                    self.io.reset(socket);
+                if let Some(line) = self.take(number) {
+                    self.io.reset(line.socket);
                 }
             }
         }
@@ -772,6 +783,9 @@ const ENTRIES_MAX: usize = 64;
 /// For what is owed by a connection that is closed, in ms; and how many may owe at once.
 const LEAVE_TIME: u32 = 5_000;
 const LEAVING_MAX: usize = 4_096;
+
+/// Reads of what nobody wants any more: a ticket, a last word, and what had come with them.
+const SWEEPS_MAX: usize = 4;
 
 /// Until who waits for memory looks again, in ms.
 const STARVED_PAUSE: u32 = 20;
