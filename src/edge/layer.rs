@@ -191,7 +191,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 Accept::Exhausted => return Accept::Exhausted,
             };
             let now = self.io.now().tick;
-            if !self.house.trusts(peer.ip().to_canonical()) {
+            if !self.house.trusts(peer.ip().to_canonical()) && !planted!(HeaderBelieved) {
                 self.porch.warn_of_stranger(peer, now);
                 self.io.close(socket);
                 continue;
@@ -319,7 +319,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
             };
             if line.stage == Stage::Open {
                 // What was said with the last word of the handshake.
-                line.words.extend_from_slice(&self.buffers.words);
+                if !planted!(WordsLost) {
+                    line.words.extend_from_slice(&self.buffers.words);
+                }
                 return true;
             }
             match taken.got {
@@ -345,7 +347,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
             }
             self.memory.change(held, line.held());
             // The kernel may have told of what is behind it already.
-            self.told.push(readable(line.token));
+            if !planted!(AgainForgotten) {
+                self.told.push(readable(line.token));
+            }
             return Got::Bytes(count);
         }
         match line.stage {
@@ -367,7 +371,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 }
                 match taken.got {
                     // Nobody who was sure that this was all has ended it so (RFC 8446, section 6.1).
-                    Got::End if !line.parted => Got::Broken,
+                    Got::End if !line.parted && !planted!(CutIsEnd) => Got::Broken,
                     got => got,
                 }
             }
@@ -390,7 +394,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
             }
             got = Got::Bytes(fits);
         }
-        if let Some(over) = again {
+        if let Some(over) = again.filter(|_| !planted!(AgainForgotten)) {
             self.told.push(Ready {
                 ended: over,
                 ..readable(line.token)
@@ -438,6 +442,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
             line.part(&mut self.io, &mut self.engine, &mut self.buffers);
         }
         let pays = line.stage == Stage::Open || line.stage == Stage::Greeting;
+        let pays = pays && !planted!(DebtsForgotten);
         if line.owed.is_empty() || !pays || self.leaving.len() >= LEAVING_MAX {
             return self.let_go(number);
         }
@@ -508,12 +513,15 @@ impl<I: Io, E: Engine> Layer<I, E> {
         while let Some((due, token)) = self.leaving.front().copied() {
             match self.attended.get(&token) {
                 Some(_) if !due.is_due(now) => break,
+                Some(_) if planted!(LineKept) => {}
                 Some(number) => self.let_go(*number),
                 None => {}
             }
             self.leaving.pop_front();
         }
-        self.porch.expire(&mut self.io, now);
+        if !planted!(GuestStays) {
+            self.porch.expire(&mut self.io, now);
+        }
     }
 }
 

@@ -137,12 +137,16 @@ impl<S, T> Line<S, T> {
             let end = kept + new;
             out.clear();
             let opened = engine.open(session, &mut inbox[..end], words, out);
-            if !out.is_empty() {
+            let unanswered = planted!(UpdateUnanswered) && self.stage == Stage::Open;
+            if !out.is_empty() && !(unanswered && words.is_empty()) {
                 send(io, &mut self.socket, &mut self.owed, out);
             }
             let opened = opened?;
             keep(&mut self.sealed, &inbox[opened.used..end]);
             self.parted |= opened.parted;
+            if opened.parted && planted!(LastWordsLost) {
+                words.clear();
+            }
             if opened.ready && self.stage == Stage::Greeting {
                 self.stage = Stage::Open;
             }
@@ -297,7 +301,9 @@ fn send<I: Io>(io: &mut I, socket: &mut I::Socket, owed: &mut Vec<u8>, bytes: &[
             Put::Broken => return Sent::Broken,
         }
     }
-    owed.extend_from_slice(&bytes[sent..]);
+    if !planted!(OwedForgotten) {
+        owed.extend_from_slice(&bytes[sent..]);
+    }
     if sent == bytes.len() {
         Sent::All
     } else {
@@ -307,7 +313,7 @@ fn send<I: Io>(io: &mut I, socket: &mut I::Socket, owed: &mut Vec<u8>, bytes: &[
 
 /// Keeps just these bytes; nothing, if there are none.
 fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes.is_empty() {
+    if bytes.is_empty() || planted!(SealedLost) {
         *kept = Vec::new();
     } else {
         kept.clear();

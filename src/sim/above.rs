@@ -94,7 +94,8 @@ impl<K: Below> Above<K> {
         let conn = self.kernel().conn(id);
         if conn.owed != owes {
             conn.owed = owes;
-            self.kernel().hit(if owes { "edge: owed" } else { "edge: paid" });
+            self.kernel()
+                .hit(if owes { "edge: owed" } else { "edge: paid" });
         }
     }
 
@@ -115,7 +116,11 @@ impl<K: Below> Above<K> {
                     end.parted || !end.is_sealed(),
                     "law: {far:?} was cut off, which is no end"
                 );
-                let parted = if end.is_sealed() { "edge: parted" } else { "edge: end in the clear" };
+                let parted = if end.is_sealed() {
+                    "edge: parted"
+                } else {
+                    "edge: end in the clear"
+                };
                 let left = end.unread();
                 assert!(left == 0, "law: {far:?} ends with {left} bytes unread");
                 self.kernel().hit(parted);
@@ -124,7 +129,10 @@ impl<K: Below> Above<K> {
                 let sound = !conn.is_harmed() && !tight;
                 assert!(!sound, "law: nothing has broken {far:?}");
                 let left = seen - conn.inward.taken;
-                assert!(left == 0 || tight, "law: {far:?} breaks with {left} bytes unread");
+                assert!(
+                    left == 0 || tight,
+                    "law: {far:?} breaks with {left} bytes unread"
+                );
                 if !conn.inward.reset {
                     self.kernel().hit("edge: cut off");
                 }
@@ -204,7 +212,11 @@ impl<K: Below> Io for Above<K> {
         let tight = self.tight;
         let conn = self.kernel().conn(id);
         let sound = conn.stands && !conn.is_harmed() && !tight;
-        assert!(connected || !sound, "law: nothing has broken {:?}", conn.far);
+        assert!(
+            connected || !sound,
+            "law: nothing has broken {:?}",
+            conn.far
+        );
         connected
     }
 

@@ -145,7 +145,11 @@ impl End {
             }
             let cut = self.rng.chance(1, 4);
             let left = self.preface.len();
-            let piece = if cut { 1 + self.rng.below(left as u32) as usize } else { left };
+            let piece = if cut {
+                1 + self.rng.below(left as u32) as usize
+            } else {
+                left
+            };
             out.extend(self.preface.drain(..piece));
             if !self.preface.is_empty() {
                 return Wish::Nothing;
@@ -233,7 +237,10 @@ impl End {
                         }
                     }
                     Err(why) => {
-                        assert!(self.wrong || self.doom.is_some(), "law: good records, but {why}");
+                        assert!(
+                            self.wrong || self.doom.is_some(),
+                            "law: good records, but {why}"
+                        );
                         (self.wrong, self.parted) = (true, true);
                         self.sealed.clear();
                     }
@@ -242,7 +249,11 @@ impl End {
         }
         for word in &words {
             let promised = self.promised.pop_front();
-            assert_eq!(promised, Some(*word), "law: words arrive as they were written");
+            assert_eq!(
+                promised,
+                Some(*word),
+                "law: words arrive as they were written"
+            );
         }
         self.words.extend(words);
     }
@@ -270,7 +281,8 @@ impl End {
                 Some(session) => session.seal(&mut self.rng, piece, out),
             }
             self.put_words += piece.len() as u64;
-            self.marks.push_back((self.put + (out.len() - from) as u64, self.put_words));
+            self.marks
+                .push_back((self.put + (out.len() - from) as u64, self.put_words));
             self.put += (out.len() - from) as u64;
             left = rest;
         }
@@ -310,7 +322,11 @@ impl End {
     /// The last word; nothing follows it.
     pub fn part(&mut self, out: &mut Vec<u8>) {
         let open = self.is_open();
-        if let Some(session) = self.session.as_mut().filter(|_| open && !self.parted && !self.rude) {
+        if let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|_| open && !self.parted && !self.rude)
+        {
             self.parted = true;
             session.part(out);
             if self.rng.chance(1, 8) {

@@ -126,7 +126,8 @@ const SERVERS_DOOMS: [Doom; 6] = [
 ];
 
 /// Where all clients have connected to.
-pub const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)), 443);
+pub const LOCAL: SocketAddr =
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)), 443);
 
 /// The proxy before the proxy, who may speak for others, and somebody who may not.
 pub const BALANCER: [u8; 4] = [10, 9, 0, 1];

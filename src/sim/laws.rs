@@ -216,7 +216,11 @@ impl World {
             // A stopped process has woken up and reads of a connection that was left long ago.
             return;
         }
-        if let Some(header) = self.conns[upstream.conn].end.as_ref().and_then(|end| end.header) {
+        if let Some(header) = self.conns[upstream.conn]
+            .end
+            .as_ref()
+            .and_then(|end| end.header)
+        {
             let told = (crowd::address_of(client), LOCAL);
             assert_eq!(header, Some(told), "law: a header names its client");
         }

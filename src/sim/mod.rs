@@ -34,10 +34,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+use self::above::Setup;
 #[cfg(feature = "nats")]
 pub use self::bridge::run_nats;
 pub use self::bridge::{BridgeReport, run_bridge};
-use self::above::Setup;
 use self::crowd::Crowd;
 use self::guise::Guise;
 pub use self::http::{HttpReport, run_http};

@@ -413,7 +413,11 @@ impl Conn {
 
     /// It says what nobody understands.
     pub fn spoil(&mut self) {
-        if let Some(end) = self.end.as_mut().filter(|end| end.is_sealed() && end.is_open()) {
+        if let Some(end) = self
+            .end
+            .as_mut()
+            .filter(|end| end.is_sealed() && end.is_open())
+        {
             let mut out = Vec::new();
             end.spoil(&mut out);
             self.push(&out);
@@ -422,7 +426,11 @@ impl Conn {
 
     /// What is no words goes to the proxy.
     fn push(&mut self, bytes: &[u8]) {
-        if let Some(end) = self.end.as_mut().filter(|_| !(self.inward.fin || self.inward.reset)) {
+        if let Some(end) = self
+            .end
+            .as_mut()
+            .filter(|_| !(self.inward.fin || self.inward.reset))
+        {
             end.count(bytes.len());
             self.inward.push(bytes);
         }

@@ -351,11 +351,20 @@ fn cover(bytes: &mut [u8], pad: u64) {
 fn check(bytes: &[u8], pad: u64) -> [u8; CHECK] {
     let eights = bytes.chunks_exact(8);
     let rest = eights.remainder();
-    let step = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let step = |sum: u64, word: u64| {
+        (sum ^ word)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    };
     let sum = eights.fold(pad ^ bytes.len() as u64, |sum, eight| {
-        step(sum, u64::from_ne_bytes(eight.try_into().expect("eight bytes")))
+        step(
+            sum,
+            u64::from_ne_bytes(eight.try_into().expect("eight bytes")),
+        )
     });
-    let sum = rest.iter().fold(sum, |sum, byte| step(sum, u64::from(*byte)));
+    let sum = rest
+        .iter()
+        .fold(sum, |sum, byte| step(sum, u64::from(*byte)));
     (mix(sum) as u32).to_be_bytes()
 }
 
@@ -409,7 +418,11 @@ mod tests {
         let mut words = Vec::new();
         let opened = server.open(rng, &mut first.clone(), &mut words, &mut back);
         assert_eq!(opened.unwrap().used, first.len());
-        assert!(server.open(rng, &mut first.clone(), &mut words, &mut back).is_err());
+        assert!(
+            server
+                .open(rng, &mut first.clone(), &mut words, &mut back)
+                .is_err()
+        );
         let (mut client, mut server) = pair(rng);
         second.clear();
         client.seal(rng, b"two", &mut second);
@@ -419,7 +432,12 @@ mod tests {
         let opened = server.open(rng, &mut second.clone()[..cut], &mut words, &mut back);
         let opened = opened.unwrap();
         assert!(!opened.parted && words == b"two");
-        let opened = server.open(rng, &mut second.clone()[opened.used..], &mut words, &mut back);
+        let opened = server.open(
+            rng,
+            &mut second.clone()[opened.used..],
+            &mut words,
+            &mut back,
+        );
         assert!(opened.unwrap().parted);
     }
 

@@ -233,7 +233,9 @@ impl World {
         conn.stands_at = (!black).then_some(now + u64::from(wait));
         conn.failed = down;
         conn.token = Some(token);
-        let announced = self.fleet.pools[self.servers[server].pool].announce.is_some();
+        let announced = self.fleet.pools[self.servers[server].pool]
+            .announce
+            .is_some();
         (self.guise).wrap_line(&mut conn, to.port(), announced, &mut self.rng);
         self.conns.push(conn);
         let id = self.conns.len() - 1;

@@ -147,7 +147,10 @@ impl Run {
         };
         let shards: Vec<_> = (0..shards)
             .map(|index| {
-                let mut shard = Shard::new(plan(index), BridgeSim::new(index, Kernel::new(index, &world), setup()));
+                let mut shard = Shard::new(
+                    plan(index),
+                    BridgeSim::new(index, Kernel::new(index, &world), setup()),
+                );
                 shard.fit(fittings.clone(), clock);
                 shard
             })
@@ -330,8 +333,15 @@ impl Run {
             shard.check_invariants();
             assert_eq!(shard.stats().faults, 0, "law: no dead pair");
             let [lines, _, _, leaving, guests] = shard.io.rest();
-            assert_eq!([leaving, guests], [0; 2], "law: nobody is left in the layer");
-            assert!(drained || lines == 0, "law: {lines} lines are left in the layer");
+            assert_eq!(
+                [leaving, guests],
+                [0; 2],
+                "law: nobody is left in the layer"
+            );
+            assert!(
+                drained || lines == 0,
+                "law: {lines} lines are left in the layer"
+            );
         }
         let tallies = || self.shards.iter().map(|shard| &shard.stats().pools[0]);
         let begun: u64 = tallies().map(|tally| tally.requests_started).sum();

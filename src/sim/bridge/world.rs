@@ -185,7 +185,11 @@ impl Scene for World {
 
 /// Where a person is at home.
 pub fn home(person: usize, pushes: bool) -> SocketAddr {
-    let ip = if pushes { [127, 0, 0, 1] } else { [10, 1, 0, 1] };
+    let ip = if pushes {
+        [127, 0, 0, 1]
+    } else {
+        [10, 1, 0, 1]
+    };
     SocketAddr::from((ip, person as u16))
 }
 

@@ -76,7 +76,10 @@ impl Run {
         let mut fleet = fleet(settings.len() as u16, &mut rng);
         for (number, pool) in fleet.pools.iter_mut().enumerate() {
             pool.announce = Guise::announces(seed, number);
-            pool.health = pool.health.take().map(|health| guise::patient(seed, health));
+            pool.health = pool
+                .health
+                .take()
+                .map(|health| guise::patient(seed, health));
         }
         let house = House {
             // Shorter than an answer may take, or longer.
@@ -121,7 +124,12 @@ impl Run {
             tight: false,
         };
         let shards: Vec<_> = (0..shards)
-            .map(|index| Shard::new(plan(index), HttpSim::new(index, Kernel::new(index, &world), setup())))
+            .map(|index| {
+                Shard::new(
+                    plan(index),
+                    HttpSim::new(index, Kernel::new(index, &world), setup()),
+                )
+            })
             .collect();
         let crowd = 1 + rng.below(16) as usize;
         let running = vec![true; shards.len()];

@@ -12,8 +12,8 @@ use crate::fleet::Fleet;
 use crate::fleet::health::Expect;
 use crate::session::{House, Settings};
 use crate::shard::{Dialled, Got, Token};
-use crate::sim::codec;
 use crate::sim::above::Above;
+use crate::sim::codec;
 use crate::sim::ground::{Ground, Kernel, Scene};
 
 /// The world of one run. It is handed from shard to shard, whoever has its turn.
