@@ -445,7 +445,11 @@ impl<I: Io, E: Engine> Layer<I, E> {
             line.part(&mut self.io, &mut self.engine, &mut self.buffers);
         }
         let pays = line.stage == Stage::Open || line.stage == Stage::Greeting;
+        // Who can't be reached any more owes nothing.
+        let pays = pays && line.pay(&mut self.io);
         let pays = pays && !planted!(DebtsForgotten);
+        self.memory.change(held, line.held());
+        let held = line.held();
         if line.owed.is_empty() || !pays || self.leaving.len() >= LEAVING_MAX {
             return self.let_go(number);
         }
