@@ -183,6 +183,9 @@ impl<S> Guest<S> {
             match Header::parse(&self.bytes) {
                 Ok(Some(header)) => {
                     self.bytes.drain(..header.len);
+                    if planted!(RequestBehindHeaderLost) {
+                        self.bytes.clear();
+                    }
                     return Ok(Some(header.ends.map_or(self.peer, |ends| ends.from)));
                 }
                 Ok(None) => {}

@@ -2,7 +2,6 @@
 //! the wire has in records, and the world knows both.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::herald::{self, Herald};
 use super::toy::{RECORD_MAX, Session};
@@ -78,6 +77,7 @@ impl End {
         let mut end = End::new(session, rng);
         end.awaits_header = announced;
         end.doom = doom.filter(|_| sealed);
+        end.wrong = end.doom == Some(Doom::Shady);
         end
     }
 
@@ -310,15 +310,14 @@ impl End {
         self.words.len()
     }
 
-    /// Words that the proxy may know of, when so many bytes have arrived there.
-    pub fn visible(&self, arrived: u64) -> u64 {
+    /// Words that the proxy may know of, when so many bytes have not arrived there, or never will.
+    pub fn visible(&self, lost: u64) -> u64 {
+        if !self.is_sealed() {
+            return self.put_words.saturating_sub(lost);
+        }
+        let arrived = self.put.saturating_sub(lost);
         let marks = self.marks.iter().take_while(|(at, _)| *at <= arrived);
         marks.last().map_or(self.read_words, |(_, words)| *words)
-    }
-
-    /// Bytes that ever went to the proxy.
-    pub fn put(&self) -> u64 {
-        self.put
     }
 
     /// The last word; nothing follows it.

@@ -8,11 +8,13 @@ use super::herald;
 use super::pipe::Conn;
 use super::toy::Fashion;
 use crate::fleet::ProxyProtocol;
+use crate::fleet::health::Health;
 use crate::kit::Prng;
 
 /// The wrapping of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guise {
+    pub seed: u64,
     pub fashion: Fashion,
     /// Clients come through a proxy.
     pub announced: bool,
@@ -24,6 +26,7 @@ impl Guise {
     /// That of a seed; most runs have none.
     pub fn of(seed: u64) -> Guise {
         Guise {
+            seed,
             fashion: Fashion::of(seed),
             announced: Prng::from_u64(seed ^ 0x6865_7261).chance(1, 4),
             calm: false,
@@ -129,6 +132,23 @@ pub const LOCAL: SocketAddr =
 /// The proxy before the proxy, who may speak for others, and somebody who may not.
 pub const BALANCER: [u8; 4] = [10, 9, 0, 1];
 const STRANGER: [u8; 4] = [10, 8, 0, 1];
+
+/// How long a dial may take, in ms: a handshake is many steps of the network.
+pub fn connect(seed: u64) -> u32 {
+    match Fashion::of(seed).seals_servers() {
+        true => 1_200,
+        false => 500,
+    }
+}
+
+/// Probes that wait for handshakes, too.
+pub fn patient(seed: u64, health: Health) -> Health {
+    let more = connect(seed) - 500;
+    Health {
+        timeout: health.timeout + more,
+        ..health
+    }
+}
 
 /// Who may.
 pub fn trusted() -> Vec<ipnet::IpNet> {

@@ -153,6 +153,8 @@ pub struct Conn {
     pub end: Option<Box<End>>,
     /// Bytes that are owed were seen.
     pub owed: bool,
+    /// The proxy has ended it inside a handshake, as it sees that.
+    pub silent: bool,
     now: u64,
 }
 
@@ -179,6 +181,7 @@ impl Conn {
             write_broken: false,
             end: None,
             owed: false,
+            silent: false,
             now: 0,
         }
     }
@@ -204,6 +207,11 @@ impl Conn {
         }
         self.carry_inward(now, rng);
         self.carry_outward(now, rng);
+    }
+
+    /// Whether it can't come to be.
+    pub fn is_doomed(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.doom().is_some())
     }
 
     /// Faults are over.
@@ -333,7 +341,7 @@ impl Conn {
     pub fn visible(&self) -> u64 {
         let lost = (self.inward.flying() + self.inward.destroyed) as u64;
         match &self.end {
-            Some(end) => end.visible(end.put().saturating_sub(lost)),
+            Some(end) => end.visible(lost),
             None => self.inward.taken + self.inward.queued() as u64,
         }
     }
@@ -374,7 +382,7 @@ impl Conn {
             self.far
         );
         assert!(
-            late || end.heard_part || !end.is_sealed(),
+            late || self.silent || end.heard_part || !end.is_sealed(),
             "law: {:?} hears a last word",
             self.far
         );

@@ -60,6 +60,7 @@ impl World {
         self.coverage.reloads += 1;
         let pool = self.rng.below(self.settings.len() as u32) as usize;
         let mut other = any(&mut self.rng);
+        other.connect = self.settings[pool].now().connect;
         if !self.fickle {
             // In most runs what is promised stays, and with it the laws are as strict as can be.
             let now = self.settings[pool].now();
