@@ -39,4 +39,6 @@ mod replay;
 mod seams;
 mod shutdown;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod valves;
