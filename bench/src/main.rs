@@ -24,6 +24,7 @@ mod scenario;
 mod sys;
 mod threads;
 mod timer;
+mod tls;
 mod units;
 mod upgrade;
 mod utf8;
