@@ -143,6 +143,11 @@ impl Connection {
         self.link.is_none()
     }
 
+    /// It is over, and ended as it should.
+    pub fn is_closed(&self) -> bool {
+        self.is_over() && matches!(self.stage, Stage::Closing { answered: true })
+    }
+
     pub fn is_greeting(&self) -> bool {
         matches!(self.stage, Stage::Greeting(_)) && self.link.is_some()
     }
