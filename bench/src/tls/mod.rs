@@ -1,7 +1,10 @@
 //! TLS on a link: what its sessions are made from, and how they turn words into records and back.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    UnbufferedClientConnection,
+};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -9,10 +12,10 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, HandshakeKind, RootCertStore};
-use rustls::{ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{NamedGroup, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How clients speak TLS.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -107,7 +110,7 @@ impl ClientArgs {
         };
         let mut config = builder.with_no_client_auth();
         config.resumption = if self.resume {
-            Resumption::in_memory_sessions(SERVERS_MAX)
+            Resumption::store(Arc::new(Tickets::default()))
         } else {
             Resumption::disabled()
         };
@@ -570,12 +573,65 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
+/// What sessions go on from. A run has one server, and more clients at the same time than rustls's own
+/// store has tickets for.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Shelf>);
+
+#[derive(Debug, Default)]
+struct Shelf {
+    group: Option<NamedGroup>,
+    /// Of TLS 1.2: any number of sessions may go on from one.
+    session: Option<Tls12ClientSessionValue>,
+    /// Of TLS 1.3: each is for one session.
+    tickets: Vec<Tls13ClientSessionValue>,
+}
+
+impl Tickets {
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        self.shelf().group = Some(group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        self.shelf().group
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        self.shelf().session = Some(session);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.shelf().session.clone()
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.shelf().session = None;
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let mut shelf = self.shelf();
+        if shelf.tickets.len() < TICKETS_MAX {
+            shelf.tickets.push(ticket);
+        }
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.shelf().tickets.pop()
+    }
+}
+
 /// Words of one record (RFC 8446, 5.1).
 pub const RECORD_MAX: usize = 16 << 10;
 /// More than sealing adds to a record's words.
 const OVERHEAD: usize = 512;
-/// Servers whose tickets are kept: a run has one.
-const SERVERS_MAX: usize = 8;
+/// Tickets that are kept: a wave of clients may come before the first of another brings new ones.
+const TICKETS_MAX: usize = 8_192;
 
 #[cfg(test)]
 pub mod tests;
