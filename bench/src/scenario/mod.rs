@@ -17,7 +17,7 @@ use file::{Act, Order, Scenario};
 use observe::{Scope, Seen};
 use result::{Frame, Record};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
 
@@ -120,6 +120,14 @@ fn clients(args: &Args, scenario: &Scenario) -> ws::Clients {
             args.tls.clone()
         },
     }
+}
+
+/// Whether the clients of the scenario in this file speak TLS.
+///
+/// # Errors
+/// It is no scenario.
+pub fn speaks_tls(file: &Path) -> Result<bool, String> {
+    Ok(Scenario::read(file, None)?.tls)
 }
 
 /// The file's name without its ending.

@@ -170,7 +170,12 @@ impl ServerArgs {
                     .map_err(|error| io::Error::other(format!("{shown}: {error}")))?;
                 (certificates(cert).map_err(io::Error::other)?, key)
             }
-            _ => made_now()?,
+            _ => {
+                let made = made_now()?;
+                let key = PrivateKeyDer::try_from(made.signing_key.serialize_der());
+                let chain = vec![made.cert.der().clone()];
+                (chain, key.map_err(io::Error::other)?)
+            }
         };
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let mut config = builder
@@ -493,12 +498,42 @@ fn add(
 }
 
 /// A certificate for this machine, with a new key.
-fn made_now() -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+fn made_now() -> io::Result<rcgen::CertifiedKey<rcgen::KeyPair>> {
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_string);
-    let made = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
-    let key = made.signing_key.serialize_der();
-    let key = PrivateKeyDer::try_from(key).map_err(io::Error::other)?;
-    Ok((vec![made.cert.der().clone()], key))
+    rcgen::generate_simple_self_signed(names).map_err(io::Error::other)
+}
+
+/// Files of a certificate made now that programs of all kinds can read.
+pub struct Pair {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Both in one.
+    pub both: PathBuf,
+}
+
+impl Pair {
+    /// Makes one and writes it into this directory.
+    ///
+    /// # Errors
+    /// Nothing can be written there.
+    pub fn write(directory: &Path) -> io::Result<Self> {
+        let made = made_now()?;
+        let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let [cert, key, both] = [
+            ("cert.pem", &cert),
+            ("key.pem", &key),
+            ("both.pem", &format!("{cert}{key}")),
+        ]
+        .map(|(name, text)| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).map(|()| path)
+        });
+        Ok(Self {
+            cert: cert?,
+            key: key?,
+            both: both?,
+        })
+    }
 }
 
 fn roots(file: &Path) -> Result<RootCertStore, String> {

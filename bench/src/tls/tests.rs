@@ -108,13 +108,11 @@ fn tickets_make_later_sessions_short() {
 
 #[test]
 fn a_stranger_is_believed_only_without_a_file() {
-    let path = std::env::temp_dir().join(format!("wsteady-bench-{}.pem", std::process::id()));
-    let name = vec!["localhost".to_string()];
-    let made = rcgen::generate_simple_self_signed(name).unwrap();
-    let encoded = rcgen_pem(made.cert.der());
-    std::fs::write(&path, encoded).unwrap();
-    let caller = caller(&format!("--ca {}", path.display()));
-    std::fs::remove_file(path).unwrap();
+    let (known, caller) = written("stranger");
+    // Who shows what the file has is believed.
+    let mut links = pair(&caller, &known);
+    links[0].send(b"hello").unwrap();
+    hear(&mut links, 0, 5, 99);
     let mut links = pair(&caller, &host());
     links[0].send(b"hello").unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -132,10 +130,19 @@ fn a_stranger_is_believed_only_without_a_file() {
     assert!(refused.contains("certificate"), "{refused}");
 }
 
-fn rcgen_pem(der: &[u8]) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+/// A server whose certificate stands in a file, and a client that believes it alone.
+fn written(name: &str) -> (Host, Caller) {
+    let name = format!("wsteady-bench-{name}-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    let pair = Pair::write(&directory).unwrap();
+    let (cert, key) = (pair.cert.display(), pair.both.display());
+    let line = format!("test --tls --cert {cert} --key {key}");
+    let args = Offered::parse_from(line.split(' ')).args;
+    let host = args.plan().unwrap().unwrap();
+    let caller = caller(&format!("--ca {cert}"));
+    std::fs::remove_dir_all(directory).unwrap();
+    (host, caller)
 }
 
 #[test]
