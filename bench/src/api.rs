@@ -4,6 +4,7 @@
 use crate::accept::{ACCEPTS_MAX, Acceptor};
 use crate::check::{LABEL_BYTES, Label};
 use crate::link::{Filled, Link};
+use crate::tls::{self, Host};
 use crate::{http, sys, threads, units};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
@@ -12,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Run an HTTP/1.1 API for bridges and HTTP pools, which sends every message back.
@@ -41,6 +42,8 @@ pub struct Args {
     /// Answer GET with so many bytes instead of `ok`, at least 32 (then it admits no bridged client)
     #[arg(long, value_name = "BYTES", value_parser = body_size)]
     body: Option<usize>,
+    #[command(flatten)]
+    tls: tls::ServerArgs,
 }
 
 /// Serves until the process is ended.
@@ -53,8 +56,9 @@ pub fn run(args: &Args) -> io::Result<()> {
         silent: args.silent,
         body: args.body,
     };
+    let tls = args.tls.plan()?;
     threads::serve(args.listen, args.threads, args.cpu, move |listen| {
-        Server::new(listen, manners)
+        Server::new(listen, manners, tls.clone())
     })
 }
 
@@ -106,6 +110,7 @@ pub struct Server {
     poll: Poll,
     events: Option<Events>,
     acceptor: Acceptor,
+    tls: Option<Host>,
     connections: Slab<Connection>,
     again: Vec<Token>,
     /// When held answers are due. An entry may outlive its connection: a look too many is all.
@@ -128,7 +133,7 @@ impl Server {
     ///
     /// # Errors
     /// The address is taken.
-    pub fn new(listen: SocketAddr, manners: Manners) -> io::Result<Self> {
+    pub fn new(listen: SocketAddr, manners: Manners, tls: Option<Host>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut acceptor = Acceptor::new(sys::listen(listen)?);
         poll.registry()
@@ -137,6 +142,7 @@ impl Server {
             poll,
             events: Some(Events::with_capacity(EVENTS_MAX)),
             acceptor,
+            tls,
             connections: Slab::new(),
             again: Vec::new(),
             due: BinaryHeap::new(),
@@ -218,8 +224,9 @@ impl threads::Server for Server {
             let slot = self.connections.vacant_entry();
             let (token, both) = (Token(slot.key()), Interest::READABLE | Interest::WRITABLE);
             let registered = self.poll.registry().register(&mut socket, token, both);
-            if registered.is_ok() {
-                slot.insert(Connection::new(Link::new(socket)));
+            let session = self.tls.as_ref().map(Host::session);
+            if let Ok(link) = registered.and_then(|()| Link::with(socket, session)) {
+                slot.insert(Connection::new(link));
             }
         }
         Ok(())
@@ -301,7 +308,7 @@ impl Connection {
     /// FIN behind the last answer, once it is sent: a reset could destroy it.
     fn end(&mut self) -> io::Result<()> {
         if self.closing.is_some() && self.held.is_none() && !self.link.is_clogged() {
-            self.link.socket().shutdown(Shutdown::Write)?;
+            self.link.shut()?;
         }
         Ok(())
     }
@@ -437,7 +444,13 @@ const DROPPED_MAX: usize = 1 << 20;
 /// A server on a thread of its own that lives as long as the test's process.
 #[cfg(test)]
 pub fn spawn(manners: Manners) -> SocketAddr {
-    let mut server = Server::new("127.0.0.1:0".parse().unwrap(), manners).unwrap();
+    spawn_with(manners, None)
+}
+
+/// The same with TLS, if there is to be any.
+#[cfg(test)]
+pub fn spawn_with(manners: Manners, tls: Option<Host>) -> SocketAddr {
+    let mut server = Server::new("127.0.0.1:0".parse().unwrap(), manners, tls).unwrap();
     let address = threads::Server::address(&mut server).unwrap();
     std::thread::spawn(move || {
         loop {

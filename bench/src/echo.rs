@@ -3,12 +3,13 @@
 use crate::accept::{ACCEPTS_MAX, Acceptor};
 use crate::link::{Filled, Link};
 use crate::mirror::{Echo, HEADROOM, SCRATCH_BYTES, TAILROOM};
+use crate::tls::{self, Host};
 use crate::{sys, threads, upgrade};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Run a WebSocket server that echoes every message (RFC 6455, no extensions).
@@ -28,6 +29,8 @@ pub struct Args {
     /// Run on this core only
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
+    #[command(flatten)]
+    tls: tls::ServerArgs,
 }
 
 /// Serves until the process is ended.
@@ -35,13 +38,17 @@ pub struct Args {
 /// # Errors
 /// The address is taken, the core does not exist.
 pub fn run(args: &Args) -> io::Result<()> {
-    threads::serve(args.listen, args.threads, args.cpu, Server::new)
+    let tls = args.tls.plan()?;
+    threads::serve(args.listen, args.threads, args.cpu, move |listen| {
+        Server::new(listen, tls.clone())
+    })
 }
 
 pub struct Server {
     poll: Poll,
     events: Option<Events>,
     acceptor: Acceptor,
+    tls: Option<Host>,
     connections: Slab<Connection>,
     again: Vec<Token>,
     scratch: Box<[u8]>,
@@ -68,7 +75,7 @@ impl Server {
     ///
     /// # Errors
     /// The address is taken.
-    pub fn new(listen: SocketAddr) -> io::Result<Self> {
+    pub fn new(listen: SocketAddr, tls: Option<Host>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut acceptor = Acceptor::new(sys::listen(listen)?);
         poll.registry()
@@ -80,6 +87,7 @@ impl Server {
             poll,
             events,
             acceptor,
+            tls,
             connections,
             again,
             scratch,
@@ -137,13 +145,10 @@ impl threads::Server for Server {
             let slot = self.connections.vacant_entry();
             let token = Token(slot.key());
             let both = Interest::READABLE | Interest::WRITABLE;
-            if self
-                .poll
-                .registry()
-                .register(&mut socket, token, both)
-                .is_ok()
-            {
-                slot.insert(Connection::new(Link::new(socket)));
+            let registered = self.poll.registry().register(&mut socket, token, both);
+            let session = self.tls.as_ref().map(Host::session);
+            if let Ok(link) = registered.and_then(|()| Link::with(socket, session)) {
+                slot.insert(Connection::new(link));
             }
         }
         Ok(())
@@ -199,7 +204,7 @@ impl Connection {
         let clogged = self.link.is_clogged();
         self.link.flush()?;
         if clogged && !self.link.is_clogged() && matches!(self.stage, Stage::Closing { .. }) {
-            self.link.socket().shutdown(Shutdown::Write)?;
+            self.link.shut()?;
         }
         Ok(())
     }
@@ -243,7 +248,7 @@ impl Connection {
     fn close(&mut self) -> io::Result<bool> {
         self.stage = Stage::Closing { dropped: 0 };
         if !self.link.is_clogged() {
-            self.link.socket().shutdown(Shutdown::Write)?;
+            self.link.shut()?;
         }
         Ok(true)
     }
@@ -254,3 +259,12 @@ const EVENTS_MAX: usize = 1024;
 const READS_MAX: usize = 16;
 /// What a peer may still say after our Close before it is cut off.
 const DROPPED_MAX: usize = 1 << 20;
+
+/// A server on a thread of its own that lives as long as the test's process.
+#[cfg(test)]
+pub fn spawn(tls: Option<Host>) -> SocketAddr {
+    let mut server = Server::new("127.0.0.1:0".parse().unwrap(), tls).unwrap();
+    let address = threads::Server::address(&mut server).unwrap();
+    std::thread::spawn(move || while threads::Server::turn(&mut server).is_ok() {});
+    address
+}

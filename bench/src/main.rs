@@ -11,6 +11,7 @@ mod cluster;
 mod compare;
 mod echo;
 mod frame;
+mod handshakes;
 mod http;
 mod link;
 mod mirror;
@@ -24,6 +25,7 @@ mod scenario;
 mod sys;
 mod threads;
 mod timer;
+mod tls;
 mod units;
 mod upgrade;
 mod utf8;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Api(args) => api::run(&args).map(|()| true),
         Command::Ws(args) => ws::run(&args),
         Command::Http(args) => requests::run(&args),
+        Command::Handshakes(args) => handshakes::run(&args),
         Command::Push(args) => ws::push::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Run(args) => scenario::run(&args),
@@ -63,7 +66,8 @@ fn main() -> ExitCode {
 /// proxies in turns and writes a report. For a bridge from WebSocket to HTTP, `wsteady-bench api`
 /// is the server, `ws --bridge` are the clients, `push` sends to them from the other side, and
 /// `scripts/bench-bridge` compares. For HTTP, `wsteady-bench http` are the clients of `wsteady-bench
-/// api --body SIZE`, through a proxy or not; the same script compares those. `cluster` pushes to clients of
+/// api --body SIZE`, through a proxy or not; the same script compares those. `handshakes` are clients that
+/// come and go; `scripts/bench-tls` compares proxies with TLS. `cluster` pushes to clients of
 /// several nodes; `scripts/cluster` kills one of them meanwhile. `run` plays a scenario
 /// from a file, `report` makes a page of what it found, and `compare` plays it against several proxies.
 #[derive(Parser)]
@@ -80,6 +84,7 @@ enum Command {
     Api(api::Args),
     Ws(Box<ws::Args>),
     Http(Box<requests::Args>),
+    Handshakes(Box<handshakes::Args>),
     Push(Box<ws::push::Args>),
     Cluster(Box<cluster::Args>),
     Run(Box<scenario::Args>),

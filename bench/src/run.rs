@@ -337,7 +337,12 @@ pub fn parse_url(url: &str, scheme: &str) -> Result<(SocketAddr, String, String)
     let address = if has_port {
         host.to_string()
     } else {
-        format!("{host}:80")
+        let port = if matches!(scheme, "wss" | "https") {
+            443
+        } else {
+            80
+        };
+        format!("{host}:{port}")
     };
     let mut found = address
         .to_socket_addrs()

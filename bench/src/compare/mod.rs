@@ -4,6 +4,7 @@ mod proxies;
 
 use crate::scenario::result::{Memory, Record};
 use crate::units::{bytes, latency};
+use crate::{scenario, tls};
 use proxies::{Proxy, Running, Stage};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ pub struct Args {
     /// The proxy of this project: a path, or a name in PATH
     #[arg(long, value_name = "FILE", default_value = "target/release/wsteady")]
     wsteady: PathBuf,
+    /// Clients speak TLS with the proxies, as in a scenario with `tls: true`; servers do not
+    #[arg(long)]
+    tls: bool,
     /// Turns; medians are printed
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -50,8 +54,11 @@ pub fn run(args: &Args) -> io::Result<bool> {
     let bench = std::env::current_exe()?;
     let all = [Proxy::Wsteady, Proxy::Nginx, Proxy::Haproxy, Proxy::Relay];
     let installed = |proxy: &Proxy| proxy.program(&args.wsteady, &bench).is_some();
+    let spoken = scenario::speaks_tls(&args.scenario).map_err(io::Error::other)?;
+    let sealed = args.tls || spoken;
     let proxies: Vec<_> = if args.proxies.is_empty() {
-        all.into_iter().filter(installed).collect()
+        let fit = |proxy: &Proxy| installed(proxy) && (!sealed || proxy.has_tls());
+        all.into_iter().filter(fit).collect()
     } else {
         args.proxies.clone()
     };
@@ -59,13 +66,23 @@ pub fn run(args: &Args) -> io::Result<bool> {
         let what = format!("{} is not here; install or build it", missing.name());
         return Err(io::Error::other(what));
     }
+    if let Some(proxy) = proxies.iter().find(|proxy| sealed && !proxy.has_tls()) {
+        let what = format!("{} speaks no TLS", proxy.name());
+        return Err(io::Error::other(what));
+    }
     std::fs::create_dir_all(&args.out)?;
     // nginx takes relative paths for its own prefix's.
     let work = args.out.canonicalize()?;
+    let pair = sealed.then(|| tls::Pair::write(&work)).transpose()?;
+    let place = Place {
+        bench: &bench,
+        work: &work,
+        pair: pair.as_ref(),
+    };
     let mut results: Vec<Vec<Record>> = proxies.iter().map(|_| Vec::new()).collect();
     for turn in 1..=args.runs {
         for (proxy, records) in proxies.iter().zip(&mut results) {
-            let record = play(*proxy, turn, args, &bench, &work)?;
+            let record = play(*proxy, turn, args, &place)?;
             let p99 = latency((record.totals.latency.p99_us * 1e3) as u64);
             eprintln!("turn {turn}, {}: p99 {p99}", proxy.name());
             records.push(record);
@@ -76,8 +93,16 @@ pub fn run(args: &Args) -> io::Result<bool> {
     Ok(true)
 }
 
+/// What all runs have in common.
+struct Place<'a> {
+    bench: &'a Path,
+    work: &'a Path,
+    pair: Option<&'a tls::Pair>,
+}
+
 /// One run: new servers, a new proxy, the scenario.
-fn play(proxy: Proxy, turn: u32, args: &Args, bench: &Path, work: &Path) -> io::Result<Record> {
+fn play(proxy: Proxy, turn: u32, args: &Args, place: &Place) -> io::Result<Record> {
+    let Place { bench, work, pair } = *place;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let several = cores > 1;
     let load_core = args.load_core.or(several.then_some(0));
@@ -89,12 +114,14 @@ fn play(proxy: Proxy, turn: u32, args: &Args, bench: &Path, work: &Path) -> io::
         work,
         core: args.proxy_core.or(several.then_some(cores - 1)),
         servers: [first.address, second.address],
+        pair,
     };
     let running = proxy.start(&stage)?;
     let out = work.join(format!("{}-{turn}", proxy.name()));
     let mut command = Command::new(bench);
     command.arg("run").arg(&args.scenario).arg("--quiet");
-    command.args(["--url", &format!("ws://{}/", running.address)]);
+    let scheme = if pair.is_some() { "wss" } else { "ws" };
+    command.args(["--url", &format!("{scheme}://{}/", running.address)]);
     command.args(["--process", &format!("proxy={}", running.pid)]);
     command.args(["--process", &format!("server={}", first.pid)]);
     command.arg("--out").arg(&out);

@@ -1,5 +1,6 @@
 //! The proxies that scenarios are played against, and how each is started.
 
+use crate::tls::Pair;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -25,6 +26,8 @@ pub struct Stage<'a> {
     pub core: Option<usize>,
     /// Where echo servers listen.
     pub servers: [SocketAddr; 2],
+    /// What it shows clients, if it is to speak TLS with them.
+    pub pair: Option<&'a Pair>,
 }
 
 /// A process that ends with its owner.
@@ -63,6 +66,10 @@ impl Proxy {
             Self::Haproxy => "haproxy",
             Self::Relay => "relay",
         }
+    }
+
+    pub fn has_tls(self) -> bool {
+        self != Self::Relay
     }
 
     /// Where its program is, if it is here.
@@ -114,13 +121,18 @@ impl Proxy {
         metrics: Option<SocketAddr>,
         stage: &Stage,
     ) -> io::Result<()> {
-        let [first, second] = stage.servers;
         match self {
             Self::Wsteady => {
                 command.args(["--loops", "1", "--log-level", "warn"]);
-                command.args(["--listen", &address.to_string()]);
-                for server in stage.servers {
-                    command.args(["--backend", &format!("ws://{server}")]);
+                if let Some(pair) = stage.pair {
+                    let file = stage.work.join("wsteady.yaml");
+                    fs::write(&file, wsteady_config(address, stage, pair))?;
+                    command.arg("--config").arg(file);
+                } else {
+                    command.args(["--listen", &address.to_string()]);
+                    for server in stage.servers {
+                        command.args(["--backend", &format!("ws://{server}")]);
+                    }
                 }
                 if let Some(metrics) = metrics {
                     command.args(["--admin", &metrics.to_string()]);
@@ -134,11 +146,11 @@ impl Proxy {
             }
             Self::Haproxy => {
                 let file = stage.work.join("haproxy.cfg");
-                fs::write(&file, haproxy_config(address, first, second))?;
+                fs::write(&file, haproxy_config(address, stage))?;
                 command.arg("-db").arg("-f").arg(file);
             }
             Self::Relay => {
-                let (address, first) = (address.to_string(), first.to_string());
+                let (address, first) = (address.to_string(), stage.servers[0].to_string());
                 command.args(["relay", "--listen", &address, "--to", &first]);
             }
         }
@@ -231,6 +243,14 @@ fn nginx_config(address: SocketAddr, stage: &Stage) -> String {
     let [first, second] = stage.servers;
     let descriptors = crate::sys::raise_descriptor_limit().min(1_000_000);
     let connections = descriptors.saturating_sub(100);
+    let (ssl, keys) = stage.pair.map_or((" ", String::new()), |pair| {
+        let (cert, key) = (pair.cert.display(), pair.key.display());
+        let lines = format!(
+            "    ssl_certificate {cert};\n    ssl_certificate_key {key};\n\
+             \x20   ssl_protocols TLSv1.2 TLSv1.3;\n"
+        );
+        (" ssl ", lines)
+    });
     format!(
         "worker_processes 1;\ndaemon off;\npid {work}/nginx.pid;\n\
          worker_rlimit_nofile {descriptors};\n\
@@ -240,7 +260,7 @@ fn nginx_config(address: SocketAddr, stage: &Stage) -> String {
            fastcgi_temp_path {work}/nginx; uwsgi_temp_path {work}/nginx; scgi_temp_path {work}/nginx;\n\
            map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}\n\
            upstream servers {{ server {first}; server {second}; }}\n\
-           server {{\n    listen {address} backlog=65535;\n    location / {{\n\
+           server {{\n    listen {address}{ssl}backlog=65535;\n{keys}    location / {{\n\
                proxy_pass http://servers;\n      proxy_http_version 1.1;\n\
                proxy_set_header Host $host;\n      proxy_set_header Upgrade $http_upgrade;\n\
                proxy_set_header Connection $connection_upgrade;\n\
@@ -248,14 +268,27 @@ fn nginx_config(address: SocketAddr, stage: &Stage) -> String {
     )
 }
 
-fn haproxy_config(address: SocketAddr, first: SocketAddr, second: SocketAddr) -> String {
+fn wsteady_config(address: SocketAddr, stage: &Stage, pair: &Pair) -> String {
+    let (cert, key) = (pair.cert.display(), pair.key.display());
+    let [first, second] = stage.servers;
+    format!(
+        "listen: [{{ address: \"{address}\", tls: {{ cert: \"{cert}\", key: \"{key}\" }} }}]\n\
+         pools: {{ echo: {{ servers: [\"ws://{first}\", \"ws://{second}\"] }} }}\n"
+    )
+}
+
+fn haproxy_config(address: SocketAddr, stage: &Stage) -> String {
+    let [first, second] = stage.servers;
+    let tls = stage.pair.map_or(String::new(), |pair| {
+        format!(" ssl crt {} alpn http/1.1", pair.both.display())
+    });
     let descriptors = crate::sys::raise_descriptor_limit().min(1_000_000);
     let connections = (descriptors / 2).saturating_sub(100);
     format!(
         "global\n  nbthread 1\n  maxconn {connections}\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 1h\n\
          \x20 timeout server 1h\n  timeout tunnel 1h\n\
-         frontend clients\n  bind {address} backlog 65535\n  default_backend servers\n\
+         frontend clients\n  bind {address} backlog 65535{tls}\n  default_backend servers\n\
          backend servers\n  option redispatch\n\
          \x20 server first {first} check inter 1s\n  server second {second} check inter 1s\n"
     )

@@ -190,7 +190,10 @@ impl Connection {
             }
             if event.is_writable() {
                 link.flush()?;
-                self.connected(desk);
+            }
+            // Also behind other events: a handshake ends with something to read.
+            if self.is_dialling() {
+                self.connected(desk)?;
             }
         }
         if self.is_dialling() {
@@ -219,14 +222,16 @@ impl Connection {
         }
     }
 
-    fn connected(&mut self, desk: &mut Desk) {
+    fn connected(&mut self, desk: &mut Desk) -> io::Result<()> {
         let Stage::Dialling { since, again } = self.stage else {
-            return;
+            return Ok(());
         };
         // The event may be an older socket's, which had the same token.
-        let Some(link) = &mut self.link else { return };
-        if link.socket().peer_addr().is_err() {
-            return;
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        if link.socket().peer_addr().is_err() || !link.shake()? {
+            return Ok(());
         }
         self.stage = Stage::Idle;
         if again {
@@ -237,6 +242,7 @@ impl Connection {
             desk.tally.connect.saturating_record(took);
         }
         self.rest(desk);
+        Ok(())
     }
 
     /// The next request, now or when the schedule says.

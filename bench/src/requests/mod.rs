@@ -7,6 +7,7 @@ mod worker;
 
 use crate::check::LABEL_BYTES;
 use crate::run::{self, Shape};
+use crate::tls::{self, Caller};
 use crate::{sys, units};
 use report::Report;
 use std::io;
@@ -26,7 +27,7 @@ use tally::Tally;
 /// has none under way.
 #[derive(clap::Args)]
 pub struct Args {
-    /// http://host:port/path
+    /// http://host:port/path, or https:// for TLS
     #[arg(long)]
     url: String,
     /// Connections, all open at the same time
@@ -69,6 +70,8 @@ pub struct Args {
     /// How long the last answers are waited for
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::time)]
     grace: Duration,
+    #[command(flatten)]
+    tls: tls::ClientArgs,
     /// Process to watch: its processor time and memory are part of the result
     #[arg(long, value_name = "PID")]
     proxy_pid: Option<u32>,
@@ -146,6 +149,7 @@ struct Plan {
     /// For the Host header.
     host: String,
     path: String,
+    tls: Option<Caller>,
     method: Method,
     /// Of an answer's body; `None` if nobody knows.
     size: Option<usize>,
@@ -159,7 +163,8 @@ struct Plan {
 
 impl Plan {
     fn new(args: &Args, descriptors: u64) -> Result<Self, String> {
-        let (target, host, path) = run::parse_url(&args.url, "http")?;
+        let tls = args.tls.plan(&args.url, "http")?;
+        let (target, host, path) = run::parse_url(&args.url, tls.scheme)?;
         if args.foreign && args.method == Method::Post {
             return Err("--foreign is for GET alone".to_string());
         }
@@ -188,6 +193,7 @@ impl Plan {
             target,
             host,
             path,
+            tls: tls.tls,
             method: args.method,
             size,
             foreign: args.foreign,

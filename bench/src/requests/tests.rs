@@ -150,6 +150,24 @@ fn a_good_server_has_no_faults() {
 }
 
 #[test]
+fn requests_pass_through_tls() {
+    let host = crate::tls::tests::host();
+    let server = api::spawn_with(api::Manners::with_body(40_000), Some(host));
+    let line = "--tls --connections 5 --threads 2 --requests 20 --size 40000";
+    let json = result(server, line);
+    assert!(faults(&json).is_empty(), "{json:#}");
+    assert_eq!(
+        (&json["opened"], &json["answers_total"]),
+        (&5.into(), &100.into())
+    );
+    let json = result(
+        server,
+        "--connections 2 --connect-timeout 200ms --requests 1 --grace 1s",
+    );
+    assert!(!faults(&json).is_empty(), "in the clear: {json:#}");
+}
+
+#[test]
 fn a_closed_loop_ends_with_its_time() {
     let line = "--connections 3 --warmup 50ms --duration 200ms";
     let json = result(api(64), line);

@@ -7,6 +7,7 @@ use crate::link::Link;
 use crate::run::{Clock, Shared};
 use crate::sys;
 use crate::timer::{TIMER, Timer};
+use crate::tls::Caller;
 use crate::units::nanos;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::VecDeque;
@@ -215,7 +216,7 @@ impl Worker {
             let both = Interest::READABLE | Interest::WRITABLE;
             let registry = self.poll.registry();
             registry.register(&mut socket, Token(local), both)?;
-            Ok(Link::new(socket))
+            Link::with(socket, self.desk.plan.tls.as_ref().map(Caller::session))
         });
         self.connections[local].dialled(link, again, &mut self.desk);
     }

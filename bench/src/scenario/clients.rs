@@ -1,6 +1,5 @@
 //! A thread's places for clients: who has a connection, and in which state it is.
 
-use crate::link::Link;
 use crate::sys;
 use crate::ws::connection::{Connection, Desk, Next};
 use mio::event::Event;
@@ -145,9 +144,10 @@ impl Clients {
         let mut socket = sys::connect(desk.plan.target, desk.plan.source(number))?;
         let both = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut socket, Token(place), both)?;
+        let link = desk.plan.link(socket)?;
         let place = &mut self.places[place];
         debug_assert!(place.connection.is_none());
-        place.connection = Some(Connection::dialled(number, Link::new(socket), due, desk));
+        place.connection = Some(Connection::dialled(number, link, due, desk));
         place.number = number;
         place.state = State::Greeting;
         Ok(())

@@ -15,6 +15,8 @@ pub struct Scenario {
     /// A message's payload in bytes.
     pub message: usize,
     pub text: bool,
+    /// Clients speak TLS, whatever the URL says.
+    pub tls: bool,
     /// When a client comes again whose connection was lost; it stays away if never.
     pub reconnect: Option<Duration>,
     pub allow: Vec<Allowed>,
@@ -174,6 +176,8 @@ struct File {
     #[serde(default)]
     text: bool,
     #[serde(default)]
+    tls: bool,
+    #[serde(default)]
     traffic: Option<TrafficEntry>,
     #[serde(default, deserialize_with = "some_time")]
     reconnect: Option<Duration>,
@@ -279,6 +283,7 @@ impl File {
             connections,
             message,
             text: self.text,
+            tls: self.tls,
             reconnect: self.reconnect,
             allow: self.allow,
             limits: self.limits,

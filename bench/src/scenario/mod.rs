@@ -10,14 +10,14 @@ pub mod result;
 pub mod watch;
 
 use crate::ws::{self, Plan};
-use crate::{sys, units};
+use crate::{sys, tls, units};
 use board::Board;
 use crowd::Outcome;
 use file::{Act, Order, Scenario};
 use observe::{Scope, Seen};
 use result::{Frame, Record};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Args {
     /// The scenario's file
     #[arg(value_name = "SCENARIO")]
     scenario: PathBuf,
-    /// ws://host:port/path
+    /// ws://host:port/path, or wss:// for TLS
     #[arg(long)]
     url: String,
     /// Give each connection a ClientId of its own, behind the URL's path: /c0-5f0c…
@@ -61,6 +61,8 @@ pub struct Args {
     /// Dial from so many loopback addresses, 127.0.0.2 and up (each has some 28,000 ports)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..65_536))]
     source_addresses: Option<u32>,
+    #[command(flatten)]
+    tls: tls::ClientArgs,
     /// Directory for result.json and latency.hlog
     #[arg(long, value_name = "DIR", default_value = "wsteady-bench-result")]
     out: PathBuf,
@@ -112,7 +114,20 @@ fn clients(args: &Args, scenario: &Scenario) -> ws::Clients {
         connect_timeout: args.connect_timeout,
         grace: args.grace,
         source_addresses: args.source_addresses,
+        tls: if scenario.tls {
+            args.tls.with_tls()
+        } else {
+            args.tls.clone()
+        },
     }
+}
+
+/// Whether the clients of the scenario in this file speak TLS.
+///
+/// # Errors
+/// It is no scenario.
+pub fn speaks_tls(file: &Path) -> Result<bool, String> {
+    Ok(Scenario::read(file, None)?.tls)
 }
 
 /// The file's name without its ending.

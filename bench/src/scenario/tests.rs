@@ -13,14 +13,7 @@ struct Line {
 
 /// Where an echo server listens that lives as long as the test's process.
 fn server() -> SocketAddr {
-    let (up, address) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        use crate::threads::Server;
-        let mut server = crate::echo::Server::new("127.0.0.1:0".parse().unwrap()).unwrap();
-        up.send(server.address().unwrap()).unwrap();
-        while server.turn().is_ok() {}
-    });
-    address.recv().unwrap()
+    crate::echo::spawn(None)
 }
 
 /// Runs a scenario against `target`: whether all was well, and what was found.
@@ -106,6 +99,17 @@ fn a_rate_is_kept_and_a_rest_is_quiet() {
         500
     );
     assert_eq!(record.phases[0].latency.count, 0);
+}
+
+#[test]
+fn a_scenario_with_tls_is_played_with_tls() {
+    let server = crate::echo::spawn(Some(crate::tls::tests::host()));
+    let text = "connections: 10\ntls: true\nphases:\n- ramp: { to: 10, over: 200ms }\n\
+        - steady: { for: 1s, traffic: { rate: 100 } }\n\
+        - slow-readers: { for: 1s, share: 50%, traffic: { rate: 100 } }";
+    let (good, record) = play("tls", text, server, "--threads 2 --resume");
+    assert!(good, "{record}");
+    assert_eq!((record.totals.opened, record.totals.echoes), (10, 200));
 }
 
 #[test]

@@ -10,7 +10,6 @@ use crate::run::Clock;
 use crate::upgrade;
 use mio::event::Event;
 use std::io;
-use std::net::Shutdown;
 
 /// What all connections of a thread use: one at a time, so that none owns a buffer.
 pub struct Desk {
@@ -142,6 +141,11 @@ impl Connection {
 
     pub fn is_over(&self) -> bool {
         self.link.is_none()
+    }
+
+    /// It is over, and ended as it should.
+    pub fn is_closed(&self) -> bool {
+        self.is_over() && matches!(self.stage, Stage::Closing { answered: true })
     }
 
     pub fn is_greeting(&self) -> bool {
@@ -368,6 +372,8 @@ impl Connection {
             upgrade::Response::Open { head_bytes } => {
                 let early = greeting.answer.split_off(head_bytes);
                 desk.tally.opened(desk.clock.now() - greeting.since);
+                let resumed = self.link.as_ref().is_some_and(Link::is_resumed);
+                desk.tally.resumed += u64::from(resumed);
                 self.stage = Stage::Open;
                 self.on_frames(&early, desk)
             }
@@ -450,7 +456,7 @@ impl Connection {
         };
         // Its own Close back, as far as the socket takes it; the connection is over either way.
         let _ = self.send_control(frame::CLOSE, payload);
-        let _ = self.link()?.socket().shutdown(Shutdown::Write);
+        let _ = self.link()?.shut();
         Err(Fault::Told(said))
     }
 

@@ -6,9 +6,12 @@ mod report;
 pub mod tally;
 mod worker;
 
+use crate::link::Link;
 use crate::run::{self, Shape};
+use crate::tls::{self, Caller};
 use crate::units;
 use crate::{check, frame, sys};
+use mio::net::TcpStream;
 use report::Report;
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -27,7 +30,7 @@ use tally::Tally;
 /// seen by all messages that it delayed.
 #[derive(clap::Args)]
 pub struct Args {
-    /// ws://host:port/path
+    /// ws://host:port/path, or wss:// for TLS
     #[arg(long)]
     url: String,
     /// Give each connection a ClientId of its own, behind the URL's path: /c0-5f0c…
@@ -86,6 +89,8 @@ pub struct Args {
     /// Dial from so many loopback addresses, 127.0.0.2 and up (each has some 28,000 ports)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..65_536))]
     source_addresses: Option<u32>,
+    #[command(flatten)]
+    tls: tls::ClientArgs,
     /// Process to watch: its processor time and memory are part of the result
     #[arg(long, value_name = "PID")]
     proxy_pid: Option<u32>,
@@ -161,6 +166,7 @@ pub struct Clients {
     pub connect_timeout: Duration,
     pub grace: Duration,
     pub source_addresses: Option<u32>,
+    pub tls: tls::ClientArgs,
 }
 
 fn check_sources(target: SocketAddr, sources: Option<u32>) -> Result<(), String> {
@@ -177,6 +183,7 @@ pub struct Plan {
     /// For the Host header.
     pub host: String,
     path: String,
+    pub tls: Option<Caller>,
     /// What the ids of this run's clients have in common, if each has one.
     nonce: Option<u64>,
     /// Messages go to the proxy over HTTP and come back by WebSocket.
@@ -199,7 +206,8 @@ pub struct Plan {
 
 impl Plan {
     fn new(args: &Args, push: Option<push::How>, descriptors: u64) -> Result<Self, String> {
-        let (target, host, path) = run::parse_url(&args.url, "ws")?;
+        let tls = args.tls.plan(&args.url, "ws")?;
+        let (target, host, path) = run::parse_url(&args.url, tls.scheme)?;
         if args.size < check::LABEL_BYTES {
             return Err(format!("--size must be at least {}", check::LABEL_BYTES));
         }
@@ -224,6 +232,7 @@ impl Plan {
             target,
             host,
             path,
+            tls: tls.tls,
             nonce: (args.bridge || push.is_some()).then(nonce),
             push,
             shape: Shape {
@@ -259,13 +268,15 @@ impl Plan {
     /// # Errors
     /// The URL is none, or there are too few threads.
     pub fn of(clients: &Clients, descriptors: u64) -> Result<Self, String> {
-        let (target, host, path) = run::parse_url(&clients.url, "ws")?;
+        let tls = clients.tls.plan(&clients.url, "ws")?;
+        let (target, host, path) = run::parse_url(&clients.url, tls.scheme)?;
         check_sources(target, clients.source_addresses)?;
         let threads = run::threads(clients.connections, clients.threads, 64, descriptors)?;
         Ok(Self {
             target,
             host,
             path,
+            tls: tls.tls,
             nonce: clients.bridge.then(nonce),
             push: None,
             shape: Shape {
@@ -308,6 +319,14 @@ impl Plan {
     /// A bridged client's name: no other run's, so that nobody is taken for its predecessor.
     pub fn client_id(&self, number: u32) -> String {
         format!("c{number}-{:016x}", self.nonce.unwrap_or_default())
+    }
+
+    /// A socket with what is to be on it.
+    ///
+    /// # Errors
+    /// A TLS session could not be made.
+    pub fn link(&self, socket: TcpStream) -> io::Result<Link> {
+        Link::with(socket, self.tls.as_ref().map(Caller::session))
     }
 
     /// When that connection is to be dialled.

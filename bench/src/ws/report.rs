@@ -25,6 +25,10 @@ pub struct Report {
     request_head_bytes: usize,
     target_rate: Option<f64>,
 
+    /// Whether clients speak TLS, and how many of their sessions went on from earlier ones.
+    tls: bool,
+    resumed: u64,
+
     opened: u64,
     connect_failed: u64,
     connect_seconds: f64,
@@ -116,6 +120,8 @@ impl Report {
             message_bytes: plan.size,
             request_head_bytes: upgrade::request(&plan.host, &plan.path(0)).0.len(),
             target_rate: plan.rate,
+            tls: plan.tls.is_some(),
+            resumed: sums.resumed,
             opened: sums.opened,
             connect_failed: sums.connect_failed,
             connect_seconds: measured.connect_seconds,

@@ -7,6 +7,8 @@ use hdrhistogram::Histogram;
 /// One thread's counts, or the sum of several.
 pub struct Tally {
     pub opened: u64,
+    /// Of these, those whose TLS session went on from an earlier one.
+    pub resumed: u64,
     pub connect_failed: u64,
     pub sent: u64,
     /// Messages that came back, in whatever order.
@@ -49,6 +51,7 @@ impl Tally {
         };
         Self {
             opened: 0,
+            resumed: 0,
             connect_failed: 0,
             sent: 0,
             echoes: 0,
@@ -145,6 +148,7 @@ impl Tally {
 
     pub fn add(&mut self, other: &Self) {
         self.opened += other.opened;
+        self.resumed += other.resumed;
         self.connect_failed += other.connect_failed;
         self.sent += other.sent;
         self.echoes += other.echoes;

@@ -167,13 +167,15 @@ fn say(socket: &mut TcpStream, fin: bool, opcode: u8, payload: &[u8]) -> io::Res
 
 /// A run of a second or less; its JSON.
 fn result(trick: Trick, line: &str) -> serde_json::Value {
-    let name = format!("wsteady-bench-{}-{trick:?}.json", std::process::id());
+    result_of(&format!("ws://{}", server(trick)), line)
+}
+
+fn result_of(server: &str, line: &str) -> serde_json::Value {
+    static RUNS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("wsteady-bench-{}-{number}.json", std::process::id());
     let path = std::env::temp_dir().join(name);
-    let url = format!(
-        "--url ws://{}/x?y=z --quiet --json {}",
-        server(trick),
-        path.display()
-    );
+    let url = format!("--url {server}/x?y=z --quiet --json {}", path.display());
     let passed = run(&args(&format!("{url} {line}"))).unwrap();
     let json = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     std::fs::remove_file(path).unwrap();
@@ -213,6 +215,23 @@ fn a_good_server_has_no_faults() {
     assert!(json["latency_p50_us"].as_f64().unwrap() > 0.0);
     let json = result(Trick::None, MANY);
     assert_eq!(json["sent_total"], 120, "300 a second for 0.4 s: {json:#}");
+}
+
+#[test]
+fn echoes_come_back_through_tls() {
+    let server = crate::echo::spawn(Some(crate::tls::tests::host()));
+    for version in ["1.2", "1.3"] {
+        for size in [64, 16_384, 1_000_000] {
+            let line = format!(
+                "--connections 5 --threads 2 --messages 5 --size {size} --tls-version {version}"
+            );
+            let json = result_of(&format!("wss://{server}"), &line);
+            assert!(faults(&json).is_empty(), "{json:#}");
+            let counts = (&json["echoes_total"], &json["closed_clean"]);
+            assert_eq!(counts, (&25.into(), &5.into()));
+            assert_eq!((&json["tls"], &json["resumed"]), (&true.into(), &0.into()));
+        }
+    }
 }
 
 #[test]

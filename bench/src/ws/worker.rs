@@ -4,7 +4,6 @@ use super::Plan;
 use super::connection::{Connection, Desk, Next};
 use super::push::{Lent, Pushers};
 use super::tally::Tally;
-use crate::link::Link;
 use crate::run::{Clock, Shared};
 use crate::sys;
 use crate::timer::{TIMER, Timer};
@@ -246,7 +245,7 @@ impl Worker {
             self.poll
                 .registry()
                 .register(&mut socket, Token(local), both)?;
-            Ok(Link::new(socket))
+            self.desk.plan.link(socket)
         });
         match registered {
             Ok(link) => {
