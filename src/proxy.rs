@@ -30,7 +30,7 @@ use crate::edge::Clear;
 use crate::edge::keys::Keyring;
 #[cfg(feature = "tls")]
 use crate::edge::tls::Tls;
-use crate::edge::{Layer, Port};
+use crate::edge::{Counts, Layer, Port};
 use crate::handle::Handle;
 use crate::kit::chain::CHUNK;
 use crate::kit::{Budget, Quota};
@@ -151,6 +151,8 @@ impl Proxy {
         desk.cluster = cluster.as_ref().map(|(cluster, _)| cluster.standing());
         #[cfg(feature = "tls")]
         desk.keyring.replace(locksmith.ring());
+        desk.edges = (0..count).map(|_| Arc::default()).collect();
+        let edges = desk.edges.clone();
         let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();
@@ -194,6 +196,7 @@ impl Proxy {
             watcher,
             notifies,
             fittings: fittings.into(),
+            edges,
         };
         let runner = Runner::new(&config, assembly, count, extras)?;
         #[cfg(feature = "tls")]
@@ -363,6 +366,7 @@ struct Extras {
     watcher: Watcher,
     notifies: Vec<Notify>,
     fittings: Arc<[Fitting]>,
+    edges: Vec<Arc<Counts>>,
 }
 
 impl Runner {
@@ -417,13 +421,15 @@ impl Runner {
         };
         let house = plan.house.clone();
         let memory = (self.memory.clone(), CHUNK);
-        let layer = Layer::new(net, self.engine(), self.ports.clone(), house, memory);
-        let mut shard: Shard<Layer<Net, _>, D> = Shard::new(plan, layer);
         let Extras {
             watcher,
             notifies,
             fittings,
+            edges,
         } = &self.extras;
+        let layer = Layer::new(net, self.engine(), self.ports.clone(), house, memory);
+        let layer = layer.counted(edges[index].clone());
+        let mut shard: Shard<Layer<Net, _>, D> = Shard::new(plan, layer);
         shard.watch(watcher.clone());
         notifies.iter().for_each(|one| shard.notify(one.clone()));
         shard.fit(fittings.clone(), clock_of_loops::micros);

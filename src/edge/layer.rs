@@ -5,9 +5,10 @@ use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use log::{debug, warn};
+use log::warn;
 use slab::Slab;
 
+use super::counts::{Clerk, Counts};
 use super::line::{Buffers, Line, RECORD_MAX, Stage};
 use super::porch::{Porch, Step};
 use super::{Engine, Fault};
@@ -37,6 +38,7 @@ pub struct Layer<I: Io, E: Engine> {
     porch: Porch<I::Socket>,
     buffers: Buffers,
     memory: Memory,
+    clerk: Clerk,
 }
 
 /// What is special about a listener.
@@ -93,7 +95,15 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 held: 0,
                 leased: 0,
             },
+            clerk: Clerk::default(),
         }
+    }
+
+    /// Counts here what becomes of it.
+    #[must_use]
+    pub fn counted(mut self, counts: Arc<Counts>) -> Self {
+        self.clerk.counts = counts;
+        self
     }
 
     /// The one below.
@@ -265,7 +275,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 line.stage = Stage::Failed;
             } else if line.pay(&mut self.io) {
                 if let Err(fault) = line.begin(&mut self.io, &mut self.engine, &mut self.buffers) {
-                    blame(line, &fault);
+                    self.clerk.blame(line, &fault, self.io.now().tick);
                 }
                 tell = line.stage == Stage::Open;
             } else {
@@ -325,7 +335,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
         let got = match received {
             Ok(taken) => taken.got,
             Err(fault) => {
-                blame(line, &fault);
+                self.clerk.blame(line, &fault, self.io.now().tick);
                 // What was said before it went wrong was said.
                 line.words.extend_from_slice(words);
                 return false;
@@ -335,14 +345,21 @@ impl<I: Io, E: Engine> Layer<I, E> {
         // A server that has gone already has taken nothing: whoever knows that can ask another.
         let gone = line.server.is_some() || line.stage != Stage::Open;
         if over && gone {
-            blame(line, &Fault("it ended inside the TLS handshake".into()));
+            let fault = Fault("it ended inside the TLS handshake".into());
+            self.clerk.blame(line, &fault, self.io.now().tick);
             return false;
         }
         // What was said with the last word of the handshake.
         if !planted!(WordsLost) {
             line.words.extend_from_slice(words);
         }
-        line.stage == Stage::Open
+        let open = line.stage == Stage::Open;
+        if let Some(session) = &line.session
+            && open
+        {
+            self.clerk.greeted(line, self.engine.is_resumed(session));
+        }
+        open
     }
 
     fn read_line(&mut self, number: u32, into: &mut [u8]) -> Got {
@@ -386,7 +403,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 }
             }
             Err(fault) => {
-                blame(line, &fault);
+                self.clerk.blame(line, &fault, self.io.now().tick);
                 again = Some(true);
                 match self.buffers.words.len() {
                     0 => Got::Broken,
@@ -554,6 +571,7 @@ impl<I: Io, E: Engine> Io for Layer<I, E> {
             self.attend(ready, from);
         }
         self.expire();
+        self.clerk.counts.hold(self.memory.held);
     }
 
     fn now(&mut self) -> Now {
@@ -768,15 +786,6 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.budget.give_back(self.leased as u64);
-    }
-}
-
-/// It is over, and whoever can mend it is told why.
-fn blame<S, T>(line: &mut Line<S, T>, fault: &Fault) {
-    line.stage = Stage::Failed;
-    match &line.server {
-        Some(server) => warn!(server = &**server; "TLS: {fault}"),
-        None => debug!("a client's TLS failed: {fault}"),
     }
 }
 

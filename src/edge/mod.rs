@@ -13,6 +13,7 @@
 pub mod blocking;
 #[cfg(feature = "tls")]
 pub mod cert;
+mod counts;
 #[cfg(feature = "tls")]
 pub mod forge;
 #[cfg(feature = "tls")]
@@ -30,6 +31,7 @@ pub mod tls;
 use std::convert::Infallible;
 use std::fmt;
 
+pub use self::counts::{Counts, Ending, Side};
 pub use self::layer::{Layer, Port, Socket};
 use crate::shard::Destination;
 
@@ -75,6 +77,11 @@ pub trait Engine {
         words: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), Fault>;
+
+    /// Whether its handshake was cut short by a ticket.
+    fn is_resumed(&self, _session: &Self::Session) -> bool {
+        false
+    }
 
     /// Puts our last word behind `out`: nothing follows. `kept` as there.
     fn part(&mut self, session: &mut Self::Session, kept: &mut [u8], out: &mut Vec<u8>);

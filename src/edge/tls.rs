@@ -7,7 +7,7 @@ use rustls::client::{ClientConnectionData, Resumption, UnbufferedClientConnectio
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CertificateError, ClientConfig, Error, OtherError};
+use rustls::{CertificateError, ClientConfig, Error, HandshakeKind, OtherError};
 
 use super::keys::{Keyring, Keys};
 use super::{Engine, Fault, Opened};
@@ -118,6 +118,14 @@ impl Engine for Tls {
             Session::Server(one) => seal(one, kept, Some(words), out),
             Session::Client(one) => seal(one, kept, Some(words), out),
         }
+    }
+
+    fn is_resumed(&self, session: &Session) -> bool {
+        let kind = match session {
+            Session::Server(one) => one.handshake_kind(),
+            Session::Client(one) => one.handshake_kind(),
+        };
+        kind == Some(HandshakeKind::Resumed)
     }
 
     fn part(&mut self, session: &mut Session, kept: &mut [u8], out: &mut Vec<u8>) {

@@ -35,6 +35,7 @@ pub use self::sessions::Sessions;
 use super::cluster::Standing;
 use super::recruiter::Recruiter;
 use super::switchboard::Switchboard;
+use crate::edge::Counts;
 #[cfg(feature = "tls")]
 use crate::edge::keys::Keyring;
 use crate::fleet::{Fleet, Server, ServerState};
@@ -66,6 +67,8 @@ pub struct Desk {
     pub newsroom: Newsroom,
     /// The other nodes, if this one is not alone.
     pub cluster: Option<Arc<Standing>>,
+    /// What has become of handshakes, one per loop.
+    pub edges: Vec<Arc<Counts>>,
     /// The admin address's own keys, and when certificates are over.
     #[cfg(feature = "tls")]
     pub keyring: Option<Arc<Keyring>>,
@@ -119,6 +122,7 @@ impl Desk {
             recruiter,
             newsroom: Newsroom::new(),
             cluster: None,
+            edges: Vec::new(),
             #[cfg(feature = "tls")]
             keyring: None,
         }

@@ -288,7 +288,10 @@ fn metrics(desk: &Desk, request: &Request) -> Result<Response, Response> {
         desk.memory_limit.load(Relaxed),
         frontend,
         desk.cluster.as_deref(),
-        &desk.expiries(),
+        &report::Seals {
+            expiries: &desk.expiries(),
+            edges: &desk.edges,
+        },
     );
     let kind = if openmetrics {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -9,11 +9,13 @@ mod process;
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
 use crate::control::cluster::{Outcome, Standing, State};
 use crate::control::log;
+use crate::edge::{Counts, Ending, Side};
 use crate::fleet::{Fleet, Kind, Server, ServerState};
 use crate::session::valve::VERDICTS;
 use crate::session::{End, Loss, Sizes, Tally, Times};
@@ -21,9 +23,17 @@ use crate::shard::stats::{ServerStats, Snapshot, Stats};
 
 pub use legacy::frontend_of;
 
+/// What is known of TLS.
+#[derive(Clone, Copy, Default)]
+pub struct Seals<'a> {
+    /// Files with certificates, and when those are over, in seconds since 1970.
+    pub expiries: &'a [(String, u64)],
+    /// One per loop.
+    pub edges: &'a [Arc<Counts>],
+}
+
 /// All metrics. `memory_limit` in bytes; `frontend`: with the older proxies' names as well, and this
-/// for wsbalancer's label. `standing`: of the cluster, if there is one. `expiries`: files with
-/// certificates, and when those are over, in seconds since 1970.
+/// for wsbalancer's label. `standing`: of the cluster, if there is one.
 ///
 /// Laws: `opened - closed = active`; per pool, `messages{up} = confirmed + unconfirmed + journaled`.
 pub fn metrics(
@@ -33,7 +43,7 @@ pub fn metrics(
     memory_limit: u64,
     frontend: Option<&str>,
     standing: Option<&Standing>,
-    expiries: &[(String, u64)],
+    seals: &Seals<'_>,
 ) -> String {
     let mut page = Page {
         out: String::with_capacity(16 * 1024),
@@ -53,7 +63,8 @@ pub fn metrics(
     times_and_sizes(&mut page, &sums);
     servers(&mut page, &sums, fleet);
     cluster(&mut page, standing);
-    certificates(&mut page, expiries);
+    certificates(&mut page, seals.expiries);
+    handshakes(&mut page, seals.edges);
     loops(&mut page, snapshots, memory_limit);
     log_lines(&mut page);
     process::write(&mut page);
@@ -392,6 +403,26 @@ fn certificates(page: &mut Page, expiries: &[(String, u64)]) {
     for (file, seconds) in expiries {
         page.sample(&[("file", file)], seconds);
     }
+}
+
+fn handshakes(page: &mut Page, edges: &[Arc<Counts>]) {
+    page.family(
+        "wsteady_tls_handshakes_total",
+        COUNTER,
+        "TLS handshakes that are over, by who began them and how they ended.",
+    );
+    for side in Side::ALL {
+        for ending in Ending::ALL {
+            let count: u64 = edges.iter().map(|one| one.handshakes(side, ending)).sum();
+            page.sample(&[("by", &side.name()), ("ending", &ending.name())], count);
+        }
+    }
+    page.single(
+        "wsteady_tls_buffer_bytes",
+        GAUGE,
+        "Memory of parts of TLS records that wait, within the memory limit.",
+        edges.iter().map(|one| one.held()).sum::<u64>(),
+    );
 }
 
 fn loops(page: &mut Page, snapshots: &[Snapshot], memory_limit: u64) {
