@@ -2,6 +2,7 @@
 
 use super::ledger::{History, Stamp, compose, verify};
 use super::rng::Rng;
+use super::tls::{self, Pipe};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -115,7 +116,7 @@ impl Crowd {
 
 /// One client.
 struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Pipe>,
     stamp: Stamp,
     rng: Rng,
     history: History,
@@ -137,6 +138,11 @@ impl Client {
         let config = WebSocketConfig::default()
             .read_buffer_size(8192)
             .max_write_buffer_size(4 << 20);
+        let stream = if tls::on() {
+            Pipe::connect(stream, &tls::our_client(), "localhost")
+        } else {
+            stream.into()
+        };
         let url = format!("ws://{proxy}/ledger/{}?run={}", stamp.session, stamp.run);
         let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config))
             .unwrap_or_else(|why| panic!("client {}: {why}", stamp.session));
