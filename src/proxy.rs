@@ -13,7 +13,9 @@ use crate::builder::Builder;
 use crate::control::admin::{self, AdminServer, Annex, Desk};
 use crate::control::assemble::{Assembly, assemble};
 use crate::control::cluster::{self, Cluster};
-use crate::control::config::Config;
+use crate::control::config::{Config, ListenConfig};
+#[cfg(feature = "tls")]
+use crate::control::locksmith::{self, Locksmith};
 #[cfg(feature = "nats")]
 use crate::control::nats::Couriers;
 use crate::control::recruiter::Recruiter;
@@ -48,6 +50,9 @@ pub struct Proxy {
     desk: Arc<Desk>,
     reloader: Arc<Reloader>,
     watching: Vec<Watching>,
+    /// Looks at files of certificates.
+    #[cfg(feature = "tls")]
+    _locksmith: locksmith::Watching,
     #[cfg(feature = "nats")]
     couriers: Couriers,
     cluster: Option<cluster::Running>,
@@ -114,6 +119,8 @@ impl Proxy {
             run,
         } = builder;
         let mut assembly = assemble(&config, &lookup).map_err(StartError::Config)?;
+        #[cfg(feature = "tls")]
+        let locksmith = Arc::new(Locksmith::new(&config).map_err(StartError::Config)?);
         let names = std::mem::take(&mut assembly.names);
         sys::raise_descriptor_limit();
         sys::fix_mapping_threshold();
@@ -134,6 +141,8 @@ impl Proxy {
         let hop = assembly.house.hop.clone();
         let (more, inbox) = Names::new();
         let recruiter = Recruiter::new(config.pools.clone(), lookup.clone(), more.clone());
+        #[cfg(feature = "tls")]
+        let recruiter = recruiter.with_locksmith(locksmith.clone());
         let fleet = assembly.fleet.clone();
         let mut desk = Desk::new(board.clone(), fleet, config.limits.memory, recruiter);
         let first = config.listen.first().map(|one| one.address);
@@ -184,7 +193,12 @@ impl Proxy {
             notifies,
             fittings: fittings.into(),
         };
-        let runner = Runner::new(&config, assembly, addresses.len(), count, extras)?;
+        let runner = Runner::new(&config, assembly, count, extras)?;
+        #[cfg(feature = "tls")]
+        let runner = Runner {
+            keyring: locksmith.ring(),
+            ..runner
+        };
         let budgets = (runner.memory.clone(), runner.connections.clone());
         let busy = runner.busy.clone();
         let (shards, listening) = host
@@ -207,6 +221,11 @@ impl Proxy {
             config,
             (settings, hop),
         );
+        #[cfg(feature = "tls")]
+        let (reloader, locksmith) = {
+            let reloader = reloader.with_locksmith(locksmith.clone());
+            (reloader, locksmith.start().map_err(system)?)
+        };
         let resolver =
             Resolver::start(names, lookup, desk.clone(), (more, inbox)).map_err(system)?;
         for address in &listening {
@@ -222,6 +241,8 @@ impl Proxy {
             desk,
             reloader: Arc::new(reloader),
             watching,
+            #[cfg(feature = "tls")]
+            _locksmith: locksmith,
             #[cfg(feature = "nats")]
             couriers,
             cluster,
@@ -346,7 +367,6 @@ impl Runner {
     fn new(
         config: &Config,
         assembly: Assembly,
-        listeners: usize,
         shards: usize,
         extras: Extras,
     ) -> Result<Runner, StartError> {
@@ -361,10 +381,10 @@ impl Runner {
             quota: Arc::default(),
             busy: Arc::new(AtomicUsize::new(shards)),
             seed,
-            listeners: listeners as u32,
+            listeners: config.listen.len() as u32,
             shards,
             socket_buffer: config.limits.socket_buffer,
-            ports: vec![Port::default(); listeners],
+            ports: config.listen.iter().map(port_of).collect(),
             #[cfg(feature = "tls")]
             keyring: Arc::default(),
             extras,
@@ -435,6 +455,12 @@ impl std::error::Error for StartError {}
 
 fn system(error: std::io::Error) -> StartError {
     StartError::System(error.to_string())
+}
+
+fn port_of(listen: &ListenConfig) -> Port {
+    Port {
+        announced: listen.proxy_protocol,
+    }
 }
 
 /// What ClientIds are hashed with, for all loops.

@@ -54,7 +54,7 @@ fn a_relayed_message_allocates_nothing() {
     let server = echo_server();
     let mut config = Config::with_backends(&[server]).expect("a good URL");
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    config.listen = vec![ListenConfig { address }];
+    config.listen = vec![ListenConfig::new(address)];
     config.admin.address = address;
     let proxy = Proxy::start(config).expect("free addresses");
     let address = proxy.listen_addresses()[0];

@@ -91,7 +91,10 @@ fn add_pool(assembly: &mut Assembly, config: &PoolConfig, lookup: &Lookup) -> Re
 
 pub(super) fn pool_of(config: &PoolConfig) -> Pool {
     Pool {
-        announce: None,
+        announce: config.proxy_protocol.map(|header| match header {
+            config::ProxyHeader::V1 => fleet::ProxyProtocol::V1,
+            config::ProxyHeader::V2 => fleet::ProxyProtocol::V2,
+        }),
         name: config.name.clone(),
         members: Vec::new(),
         balance: match config.balance {

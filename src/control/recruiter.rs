@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::admin::{Desk, NoPlace, Refusal, check_weight};
 use super::assemble;
 use super::config::PoolConfig;
+#[cfg(feature = "tls")]
+use super::locksmith::Locksmith;
 use super::resolver::{Lookup, Name, Names};
 use crate::fleet::{Fleet, ServerState};
 
@@ -15,6 +17,8 @@ pub struct Recruiter {
     pools: Mutex<Arc<Vec<PoolConfig>>>,
     lookup: Lookup,
     names: Names,
+    #[cfg(feature = "tls")]
+    locksmith: Option<Arc<Locksmith>>,
 }
 
 /// What the operator wants.
@@ -58,7 +62,16 @@ impl Recruiter {
             pools: Mutex::new(Arc::new(pools)),
             lookup,
             names,
+            #[cfg(feature = "tls")]
+            locksmith: None,
         }
+    }
+
+    /// Who makes keys for pools that get their first server with TLS.
+    #[cfg(feature = "tls")]
+    pub fn with_locksmith(mut self, locksmith: Arc<Locksmith>) -> Recruiter {
+        self.locksmith = Some(locksmith);
+        self
     }
 
     /// The configuration has these pools now.
@@ -89,6 +102,10 @@ impl Recruiter {
         let server = pool
             .server(&wanted.url, wanted.id.as_deref(), weight)
             .map_err(Refusal::Wrong)?;
+        #[cfg(feature = "tls")]
+        if let (true, Some(locksmith)) = (server.url.scheme.is_secure(), &self.locksmith) {
+            locksmith.call_for(&pool.name).map_err(Refusal::Wrong)?;
+        }
         // Before the fleet is locked: other changes need not wait for a name server.
         let addresses = assemble::resolve(&server, &self.lookup).map_err(Refusal::Unresolved)?;
         let mut fleet = desk.fleet();

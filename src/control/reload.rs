@@ -15,6 +15,8 @@ use self::differ::Difference;
 use super::admin::{Desk, SERVERS_MAX};
 use super::assemble;
 use super::config::{Config, Loaded, PoolConfig, ServerConfig, Sources};
+#[cfg(feature = "tls")]
+use super::locksmith::Locksmith;
 use super::log as own_log;
 use super::resolver::{Lookup, Name, Names};
 use crate::fleet::{Charter, Fleet, Pool, Server, ServerState, Terms};
@@ -31,6 +33,8 @@ pub struct Reloader {
     memory: Arc<Budget>,
     connections: Arc<Budget>,
     drain_ms: AtomicU64,
+    #[cfg(feature = "tls")]
+    locksmith: Option<Arc<Locksmith>>,
     state: Mutex<State>,
 }
 
@@ -93,12 +97,21 @@ impl Reloader {
             memory,
             connections,
             drain_ms: AtomicU64::new(config.drain.as_millis() as u64),
+            #[cfg(feature = "tls")]
+            locksmith: None,
             state: Mutex::new(State {
                 config,
                 settings,
                 hop,
             }),
         }
+    }
+
+    /// Who makes new keys of each configuration.
+    #[cfg(feature = "tls")]
+    pub fn with_locksmith(mut self, locksmith: Arc<Locksmith>) -> Reloader {
+        self.locksmith = Some(locksmith);
+        self
     }
 
     /// How long a drain takes now. Never waits for a reload.
@@ -146,6 +159,10 @@ impl Reloader {
         #[cfg(feature = "nats")]
         super::nats::check_reload(before, &config)?;
         let difference = Difference::between(before, &config);
+        #[cfg(feature = "tls")]
+        let cut = self.locksmith.as_ref().map(|one| one.cut(&config));
+        #[cfg(feature = "tls")]
+        let cut = cut.transpose()?;
         let newcomers = self.resolved(&difference)?;
         let mut fleet = self.desk.fleet();
         // Under the lock: a drain that begins now finds all told, or nothing.
@@ -155,8 +172,15 @@ impl Reloader {
         let numbers = Numbers::find(&fleet, &config)?;
         let leaving = leaving(&fleet, &difference);
         let newcomers = without_adopted(&fleet, newcomers, &numbers, &leaving)?;
-        let changed = words(&fleet, &difference, &newcomers, &leaving);
+        let mut changed = words(&fleet, &difference, &newcomers, &leaving);
 
+        // Before loops hear of servers that need them.
+        #[cfg(feature = "tls")]
+        if let (Some(locksmith), Some(cut)) = (&self.locksmith, cut)
+            && locksmith.hand_out(&config, cut)
+        {
+            changed.push("certificates".into());
+        }
         if changed.is_empty() {
             return Ok(Reloaded { changed, waiting });
         }

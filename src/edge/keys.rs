@@ -14,13 +14,28 @@ pub struct Keyring {
     keys: Mutex<Arc<Keys>>,
 }
 
+/// How clients of one address are met.
+pub type ServerKeys = Arc<ServerConfig>;
+
 /// All keys.
 #[derive(Default)]
 pub struct Keys {
     /// Of listeners, in their order; `None`: in the clear.
-    pub listeners: Vec<Option<Arc<ServerConfig>>>,
+    pub listeners: Vec<Option<ServerKeys>>,
+    /// Of the admin address; `None`: in the clear.
+    pub admin: Option<ServerKeys>,
     /// Of pools, by name. One that is missing here can dial no server with TLS.
     pub pools: HashMap<String, PoolKeys>,
+    /// Files with certificates of ours.
+    pub dates: Vec<Dated>,
+}
+
+/// A file with a certificate that some day is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dated {
+    pub file: String,
+    /// In seconds since 1970, of the first in it that is.
+    pub not_after: u64,
 }
 
 /// How the servers of a pool are dialled, where their URL asks for TLS.
@@ -29,6 +44,30 @@ pub struct PoolKeys {
     pub config: Arc<ClientConfig>,
     /// In the place of what the URL says.
     pub server_name: Option<ServerName<'static>>,
+}
+
+impl PoolKeys {
+    /// For servers of this name, or of those that their URLs have.
+    ///
+    /// # Errors
+    /// It is no name.
+    pub fn new(config: Arc<ClientConfig>, name: Option<&str>) -> Result<PoolKeys, String> {
+        let wrong = |name: &str| format!("{name:?} is no name of a server");
+        let name = name.map(|name| name_of(name).ok_or_else(|| wrong(name)));
+        Ok(PoolKeys {
+            config,
+            server_name: name.transpose()?,
+        })
+    }
+}
+
+/// Whether a certificate can be for this host.
+pub fn is_server_name(host: &str) -> bool {
+    name_of(host).is_some()
+}
+
+fn name_of(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).ok()
 }
 
 impl Keyring {

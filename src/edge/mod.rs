@@ -1,19 +1,27 @@
 //! Knows what wraps a connection: TLS, and the header by which a proxy says for whom it is.
-//! Imports: std, slab, log, rustls, webpki, x509_cert, crate::kit, crate::wire, crate::fleet, crate::shard.
+//! Imports: std, slab, log, rustls, rustls_native_certs, x509_cert, humantime, crate::kit, crate::wire, crate::fleet, crate::shard.
 //! Never: mio, std::net::Tcp, std::time::Instant, crate::session, crate::net, crate::control, crate::sim.
 //!
 //! A [`Layer`] is an `Io` on an `Io`: the shard above reads and writes what people say, the kernel (or
-//! the simulator) below carries what is sealed. What seals is an [`Engine`]: rustls in `tls`, the only
-//! file that speaks with it, and something much simpler in the simulator.
+//! the simulator) below carries what is sealed. What seals is an [`Engine`]: rustls in `tls`, with keys
+//! that `forge` makes of files, and something much simpler in the simulator.
 //!
 //! **Invariant:** a connection that needs none of this is the one below, with nothing in between; and
 //! one that rests keeps no buffer.
 
 #[cfg(feature = "tls")]
+pub mod cert;
+#[cfg(feature = "tls")]
+pub mod forge;
+#[cfg(feature = "tls")]
+mod judge;
+#[cfg(feature = "tls")]
 pub mod keys;
 mod layer;
 mod line;
 mod porch;
+#[cfg(all(test, feature = "tls"))]
+pub mod test_papers;
 #[cfg(feature = "tls")]
 pub mod tls;
 

@@ -7,7 +7,7 @@ use rustls::client::{ClientConnectionData, Resumption, UnbufferedClientConnectio
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{ClientConfig, Error};
+use rustls::{CertificateError, ClientConfig, Error, OtherError};
 
 use super::keys::{Keyring, Keys};
 use super::{Engine, Fault, Opened};
@@ -265,7 +265,11 @@ fn sealed_host(url: &str) -> Option<&str> {
 }
 
 fn fault(error: &Error) -> Fault {
-    Fault(error.to_string())
+    Fault(match error {
+        // Our own judge's sentence, which needs no more words around it.
+        Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => why.to_string(),
+        error => error.to_string(),
+    })
 }
 
 /// What sealing adds to 16 KiB of words, at most: a header, a type and a tag, in two records if keys

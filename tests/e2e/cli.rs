@@ -105,9 +105,12 @@ fn a_wrong_configuration_is_exit_2_with_file_line_and_reason() {
             &["token"],
         ),
         (
-            "TLS that this build has not",
-            GOOD.replace("ws://127.0.0.1:9", "wss://127.0.0.1:9"),
-            &["wss"],
+            "a certificate that is not there",
+            GOOD.replace(
+                "pools:",
+                "listen: [{ address: \"127.0.0.1:0\", tls: { cert: /none.pem, key: /none.pem } }]\npools:",
+            ),
+            &["listen[0].tls.cert", "/none.pem", "can't be read"],
         ),
     ];
     for (name, yaml, words) in rows {

@@ -210,6 +210,7 @@ fn wrong_use_is_2_and_says_where() {
             &[("WSTEADY_HOLD", "x")],
             "wsteady: WSTEADY_HOLD: session.hold: \"x\" is not a time; write 30s, 50ms or 1m 30s\n",
         ),
+        #[cfg(not(feature = "tls"))]
         (
             "--backend wss://a",
             &[],
@@ -251,6 +252,7 @@ fn wrong_use_is_2_and_says_where() {
             &[("WSTEADY_CONNECTIONS", "many")],
             "wsteady: WSTEADY_CONNECTIONS: \"many\" is not a number from 1 to 1000000000\n",
         ),
+        #[cfg(not(feature = "tls"))]
         (
             "preflight --backend wss://a",
             &[],

@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::ClusterConfig;
 use super::keys::nearest;
 use super::read::Findings;
+#[cfg(feature = "tls")]
+use super::tls;
 use super::{Balance, Config, Expect, HashBy, PoolConfig, PoolKind, duration_text, size_text};
 
 /// Checks all relations and fills in the ids of servers that were given none.
@@ -19,6 +21,8 @@ pub(super) fn check(config: &mut Config, findings: &mut Findings) {
     check_pushers(config, findings);
     check_cluster(config, findings);
     name_servers(&mut config.pools, findings);
+    #[cfg(feature = "tls")]
+    tls::check_files(config, findings);
 }
 
 fn check_pools(config: &Config, findings: &mut Findings) {
@@ -215,7 +219,8 @@ fn check_routes(config: &Config, findings: &mut Findings) {
 
 fn check_addresses(config: &Config, findings: &mut Findings) {
     let admin = &config.admin;
-    if !admin.address.ip().is_loopback() && admin.token.is_none() {
+    let guarded = admin.token.is_some() || admin.asks_for_certificates();
+    if !admin.address.ip().is_loopback() && !guarded {
         let message = format!(
             "{} is not loopback; write 127.0.0.1:{}, or give admin.token (WSTEADY_ADMIN_TOKEN)",
             admin.address,
@@ -232,6 +237,17 @@ fn check_addresses(config: &Config, findings: &mut Findings) {
                 listen.address
             );
             findings.problem_at(&path, &message);
+        }
+        if listen.proxy_protocol
+            && config.trusted_proxies.is_empty()
+            && !findings.places.contains_key("trusted_proxies[0]")
+        {
+            let path = format!("{path}.proxy_protocol");
+            findings.problem_at(
+                &path,
+                "only trusted_proxies may connect here, and there are none; list the addresses of \
+                 your proxies there",
+            );
         }
         if overlap(admin.address, listen.address) {
             let message = format!(

@@ -1,13 +1,17 @@
 //! A configuration said back: sentences as comments, and YAML that reads back as the same.
 
 use std::fmt::{Display, Write};
+#[cfg(feature = "tls")]
+use std::path::Path;
 
 use super::parse::MASK;
 use super::{
-    Balance, ClusterConfig, Config, Confirm, ConnectionsConfig, Expect, HashBy, HealthConfig,
-    Loops, OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig, RouteConfig, Secret,
-    ServerConfig, SessionConfig, Target, duration_text, size_text,
+    AdminConfig, Balance, ClusterConfig, Config, Confirm, ConnectionsConfig, Expect, HashBy,
+    HealthConfig, ListenConfig, Loops, OnDuplicate, Overflow, PoolConfig, PoolKind, PushConfig,
+    RouteConfig, Secret, ServerConfig, SessionConfig, Target, duration_text, size_text,
 };
+#[cfg(feature = "tls")]
+use super::{CertificateConfig, ClientAuth, ListenTlsConfig, PoolTlsConfig};
 
 /// What `wsteady check` prints. The whole text is YAML in which tokens are masked; without tokens
 /// it reads back to an equal [`Config`].
@@ -25,11 +29,7 @@ pub fn explain(config: &Config) -> String {
 }
 
 fn sentences(config: &Config, page: &mut Page) {
-    let addresses: Vec<String> = config
-        .listen
-        .iter()
-        .map(|one| one.address.to_string())
-        .collect();
+    let addresses: Vec<String> = config.listen.iter().map(place_of).collect();
     let loops = match config.loops {
         Loops::Auto => "one loop per core".to_owned(),
         Loops::Count(1) => "one loop".to_owned(),
@@ -44,8 +44,13 @@ fn sentences(config: &Config, page: &mut Page) {
     } else {
         ", without a token"
     };
+    let sealed = if admin_is_sealed(config) {
+        ", with TLS"
+    } else {
+        ""
+    };
     page.say(&format!(
-        "The admin address is {}{token}.",
+        "The admin address is {}{sealed}{token}.",
         config.admin.address
     ));
     if !config.routes.is_empty() {
@@ -79,6 +84,35 @@ fn sentences(config: &Config, page: &mut Page) {
     page.say(&format!(
         "A stop closes the sessions one by one over {drain}."
     ));
+}
+
+/// An address, and what is special about it.
+fn place_of(listen: &ListenConfig) -> String {
+    let mut place = listen.address.to_string();
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &listen.tls {
+        place.push_str(" (TLS");
+        place.push_str(match (&tls.client_ca, tls.client_auth) {
+            (None, _) => ")",
+            (Some(_), ClientAuth::Require) => ", with a certificate of the client)",
+            (Some(_), ClientAuth::Optional) => ", with a certificate of the client if it has one)",
+        });
+    }
+    if listen.proxy_protocol {
+        place.push_str(" (from trusted_proxies alone, with a PROXY header)");
+    }
+    place
+}
+
+fn admin_is_sealed(config: &Config) -> bool {
+    #[cfg(feature = "tls")]
+    let sealed = config.admin.tls.is_some();
+    #[cfg(not(feature = "tls"))]
+    let sealed = {
+        let _ = config;
+        false
+    };
+    sealed
 }
 
 /// A session begins no message beyond its buffer, and reads one that has begun to its end.
@@ -314,16 +348,8 @@ fn connections_sentence(connections: &ConnectionsConfig, page: &mut Page) {
 }
 
 fn globals(config: &Config, page: &mut Page) {
-    let listen = config
-        .listen
-        .iter()
-        .map(|one| format!("{{ address: \"{}\" }}", one.address));
-    page.line(&format!("listen: {}", flow_list(listen)));
-    let token = config.admin.token.as_ref().map_or("", masked);
-    page.line(&format!(
-        "admin: {{ address: \"{}\", token: \"{token}\" }}",
-        config.admin.address
-    ));
+    listen(&config.listen, page);
+    admin(&config.admin, page);
     match config.loops {
         Loops::Auto => page.line("loops: auto"),
         Loops::Count(count) => page.line(&format!("loops: {count}")),
@@ -349,6 +375,73 @@ fn globals(config: &Config, page: &mut Page) {
     ));
     let names = config.metrics.legacy_names;
     page.line(&format!("metrics: {{ legacy_names: {names} }}"));
+}
+
+fn listen(all: &[ListenConfig], page: &mut Page) {
+    page.line("listen:");
+    for one in all {
+        page.line(&format!("  - address: \"{}\"", one.address));
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &one.tls {
+            listen_tls(tls, "    ", page);
+        }
+        page.pair("    ", "proxy_protocol", one.proxy_protocol);
+    }
+}
+
+#[cfg(feature = "tls")]
+fn listen_tls(tls: &ListenTlsConfig, indent: &str, page: &mut Page) {
+    let inner = format!("{indent}  ");
+    page.line(&format!("{indent}tls:"));
+    let mut all = tls.certificates.iter();
+    if let Some(first) = all.next() {
+        page.pair(&inner, "cert", file(&first.cert));
+        page.pair(&inner, "key", file(&first.key));
+    }
+    let pair = |one: &CertificateConfig| {
+        let (cert, key) = (file(&one.cert), file(&one.key));
+        format!("{{ cert: {cert}, key: {key} }}")
+    };
+    if all.len() > 0 {
+        page.pair(&inner, "certificates", flow_list(all.map(pair)));
+    }
+    if let Some(ca) = &tls.client_ca {
+        page.pair(&inner, "client_ca", file(ca));
+        // The admin address has no such key; there it is the default.
+        if tls.client_auth != ClientAuth::default() {
+            page.pair(&inner, "client_auth", tls.client_auth);
+        }
+    }
+    page.pair(&inner, "min_version", format!("\"{}\"", tls.min_version));
+}
+
+#[cfg(feature = "tls")]
+fn pool_tls(tls: &PoolTlsConfig, page: &mut Page) {
+    const INNER: &str = "      ";
+    page.line("    tls:");
+    if let Some(ca) = &tls.ca {
+        page.pair(INNER, "ca", file(ca));
+    }
+    if let Some(own) = &tls.client {
+        page.pair(INNER, "client_cert", file(&own.cert));
+        page.pair(INNER, "client_key", file(&own.key));
+    }
+    if let Some(name) = &tls.server_name {
+        page.pair(INNER, "server_name", quoted(name));
+    }
+    page.pair(INNER, "insecure_skip_verify", tls.insecure_skip_verify);
+    page.pair(INNER, "min_version", format!("\"{}\"", tls.min_version));
+}
+
+fn admin(admin: &AdminConfig, page: &mut Page) {
+    let token = admin.token.as_ref().map_or("", masked);
+    page.line("admin:");
+    page.pair("  ", "address", format!("\"{}\"", admin.address));
+    page.pair("  ", "token", format!("\"{token}\""));
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &admin.tls {
+        listen_tls(tls, "  ", page);
+    }
 }
 
 fn limits(config: &Config, page: &mut Page) {
@@ -491,6 +584,13 @@ fn pool(pool: &PoolConfig, page: &mut Page) {
     page.pair("      ", "close", duration_text(times.close));
     let sources = flow_list(pool.source_addresses.iter().map(quoted));
     page.pair(INDENT, "source_addresses", sources);
+    #[cfg(feature = "tls")]
+    if let Some(own) = &pool.tls {
+        pool_tls(own, page);
+    }
+    if let Some(header) = pool.proxy_protocol {
+        page.pair(INDENT, "proxy_protocol", header);
+    }
     page.pair(INDENT, "dns", duration_text(pool.dns));
     if let Some(own) = &pool.connections {
         let (min, max, idle) = (own.min, own.max, duration_text(own.idle));
@@ -557,6 +657,13 @@ fn masked(_: &Secret) -> &'static str {
 fn quoted(text: &impl Display) -> String {
     let text = text.to_string();
     debug_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?}");
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A path, which may have spaces and letters of all languages.
+#[cfg(feature = "tls")]
+fn file(path: &Path) -> String {
+    let text = path.to_string_lossy();
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 

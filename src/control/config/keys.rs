@@ -28,12 +28,53 @@ pub(super) const ROOT: Section = Section {
 };
 
 pub(super) const LISTEN: Section = Section {
-    keys: &["address"],
+    keys: &[
+        "address",
+        #[cfg(feature = "tls")]
+        "tls",
+        "proxy_protocol",
+    ],
+    later: &[
+        #[cfg(not(feature = "tls"))]
+        "tls",
+    ],
+};
+
+#[cfg(feature = "tls")]
+pub(super) const LISTEN_TLS: Section = Section {
+    keys: &[
+        "cert",
+        "key",
+        "certificates",
+        "client_ca",
+        "client_auth",
+        "min_version",
+    ],
+    later: &[],
+};
+
+#[cfg(feature = "tls")]
+pub(super) const CERTIFICATE: Section = Section {
+    keys: &["cert", "key"],
     later: &[],
 };
 
 pub(super) const ADMIN: Section = Section {
-    keys: &["address", "token"],
+    keys: &[
+        "address",
+        "token",
+        #[cfg(feature = "tls")]
+        "tls",
+    ],
+    later: &[
+        #[cfg(not(feature = "tls"))]
+        "tls",
+    ],
+};
+
+#[cfg(feature = "tls")]
+pub(super) const ADMIN_TLS: Section = Section {
+    keys: &["cert", "key", "client_ca", "min_version"],
     later: &[],
 };
 
@@ -57,6 +98,9 @@ pub(super) const POOL: Section = Section {
         "block_headers",
         "timeouts",
         "source_addresses",
+        #[cfg(feature = "tls")]
+        "tls",
+        "proxy_protocol",
         "dns",
         "connections",
         #[cfg(feature = "nats")]
@@ -64,9 +108,24 @@ pub(super) const POOL: Section = Section {
         "session",
     ],
     later: &[
+        #[cfg(not(feature = "tls"))]
+        "tls",
         #[cfg(not(feature = "nats"))]
         "nats",
     ],
+};
+
+#[cfg(feature = "tls")]
+pub(super) const POOL_TLS: Section = Section {
+    keys: &[
+        "ca",
+        "client_cert",
+        "client_key",
+        "server_name",
+        "insecure_skip_verify",
+        "min_version",
+    ],
+    later: &[],
 };
 
 #[cfg(feature = "nats")]
@@ -180,7 +239,13 @@ pub(super) const METRICS: Section = Section {
 pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("", &ROOT),
     ("listen[]", &LISTEN),
+    #[cfg(feature = "tls")]
+    ("listen[].tls", &LISTEN_TLS),
+    #[cfg(feature = "tls")]
+    ("listen[].tls.certificates[]", &CERTIFICATE),
     ("admin", &ADMIN),
+    #[cfg(feature = "tls")]
+    ("admin.tls", &ADMIN_TLS),
     ("routes[]", &ROUTE),
     ("pools.*", &POOL),
     ("pools.*.servers[]", &SERVER),
@@ -188,6 +253,8 @@ pub(super) const SECTIONS: &[(&str, &Section)] = &[
     ("pools.*.breaker", &BREAKER),
     ("pools.*.timeouts", &TIMEOUTS),
     ("pools.*.connections", &CONNECTIONS),
+    #[cfg(feature = "tls")]
+    ("pools.*.tls", &POOL_TLS),
     #[cfg(feature = "nats")]
     ("pools.*.nats", &NATS),
     ("session", &SESSION),

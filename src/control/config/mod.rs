@@ -18,6 +18,8 @@ mod parse;
 mod place;
 mod pools;
 mod read;
+#[cfg(feature = "tls")]
+mod tls;
 mod tree;
 mod url;
 
@@ -36,8 +38,11 @@ pub use model::{
     AdminConfig, Balance, BarrierConfig, BreakerConfig, ClusterConfig, Config, Confirm,
     ConnectionsConfig, Expect, HashBy, HealthConfig, LimitsConfig, ListenConfig, LogConfig,
     LogFormat, LogLevel, Loops, MetricsConfig, OnDuplicate, Overflow, PeerConfig, PoolConfig,
-    PoolKind, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target, TimeoutsConfig,
+    PoolKind, ProxyHeader, PushConfig, RouteConfig, Secret, ServerConfig, SessionConfig, Target,
+    TimeoutsConfig,
 };
+#[cfg(feature = "tls")]
+pub use model::{CertificateConfig, ClientAuth, ListenTlsConfig, PoolTlsConfig, TlsVersion};
 pub use parse::{duration_text, parse_duration, parse_size, size_text};
 pub use place::{Place, Problem, Problems};
 pub use pools::WEIGHT_MAX;

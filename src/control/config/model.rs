@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -38,10 +40,71 @@ pub struct Config {
 }
 
 /// One address on which clients are accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenConfig {
     /// Port 0 takes any free one.
     pub address: SocketAddr,
+    /// `None`: in the clear.
+    #[cfg(feature = "tls")]
+    pub tls: Option<ListenTlsConfig>,
+    /// Connections begin with a PROXY header, and only `trusted_proxies` may connect.
+    pub proxy_protocol: bool,
+}
+
+/// How clients of an address are met under TLS.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTlsConfig {
+    /// At least one. The first is for clients who ask for no name that another has.
+    pub certificates: Vec<CertificateConfig>,
+    /// Authorities of clients' certificates. `None`: clients are asked for none.
+    pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientAuth,
+    pub min_version: TlsVersion,
+}
+
+/// A certificate and its private key, in PEM files.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateConfig {
+    /// With those behind it that lead to its authority.
+    pub cert: PathBuf,
+    /// May be the same file.
+    pub key: PathBuf,
+}
+
+/// Whether a client needs a certificate, where there is a `client_ca`.
+#[cfg(feature = "tls")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    #[default]
+    Require,
+    /// Without one it is let in, too; with a wrong one it is not.
+    Optional,
+}
+
+/// The oldest version of TLS that is spoken.
+#[cfg(feature = "tls")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[default]
+    Tls12,
+    Tls13,
+}
+
+/// How servers are dialled whose URL asks for TLS.
+#[cfg(feature = "tls")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolTlsConfig {
+    /// Authorities of servers. `None`: those that this machine believes.
+    pub ca: Option<PathBuf>,
+    /// What servers are shown.
+    pub client: Option<CertificateConfig>,
+    /// In the place of the URL's host, as a name to ask for and to be found in the certificate.
+    pub server_name: Option<String>,
+    /// Whatever a server shows is believed.
+    pub insecure_skip_verify: bool,
+    pub min_version: TlsVersion,
 }
 
 /// The operator's own address.
@@ -50,6 +113,9 @@ pub struct AdminConfig {
     pub address: SocketAddr,
     /// Asked of every request if set; never absent for an address that is not loopback.
     pub token: Option<Secret>,
+    /// `None`: in the clear.
+    #[cfg(feature = "tls")]
+    pub tls: Option<ListenTlsConfig>,
 }
 
 /// A value that no log, no `check` and no debug output shows.
@@ -102,6 +168,11 @@ pub struct PoolConfig {
     pub timeouts: TimeoutsConfig,
     /// Local addresses to dial from. Empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// For servers whose URL asks for TLS. `None`: all at its default.
+    #[cfg(feature = "tls")]
+    pub tls: Option<PoolTlsConfig>,
+    /// With this header connections to servers begin.
+    pub proxy_protocol: Option<ProxyHeader>,
     /// How often server names are resolved again. Zero: never.
     pub dns: Duration,
     /// `None` in a WebSocket pool, where each session has a connection of its own.
@@ -139,6 +210,15 @@ pub enum PoolKind {
     /// A bridge whose calls are messages of NATS.
     #[cfg(feature = "nats")]
     Nats,
+}
+
+/// How a server is told for whom a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// One upstream URL, not yet resolved to addresses.
@@ -443,6 +523,46 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl ListenConfig {
+    /// Clients in the clear, who come by themselves.
+    pub fn new(address: SocketAddr) -> ListenConfig {
+        ListenConfig {
+            address,
+            #[cfg(feature = "tls")]
+            tls: None,
+            proxy_protocol: false,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl ListenTlsConfig {
+    /// With this certificate alone, and clients without any.
+    pub fn new(certificate: CertificateConfig) -> ListenTlsConfig {
+        ListenTlsConfig {
+            certificates: vec![certificate],
+            client_ca: None,
+            client_auth: ClientAuth::default(),
+            min_version: TlsVersion::default(),
+        }
+    }
+}
+
+impl AdminConfig {
+    /// Whether nobody gets in without a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let asks = |tls: &ListenTlsConfig| {
+            tls.client_ca.is_some() && tls.client_auth == ClientAuth::Require
+        };
+        #[cfg(feature = "tls")]
+        let asks = self.tls.as_ref().is_some_and(asks);
+        #[cfg(not(feature = "tls"))]
+        let asks = false;
+        asks
+    }
+}
+
 impl Loops {
     /// The number of loops on this machine, at least one.
     pub fn count(self) -> usize {
@@ -463,12 +583,12 @@ impl Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            listen: vec![ListenConfig {
-                address: (Ipv4Addr::UNSPECIFIED, 8080).into(),
-            }],
+            listen: vec![ListenConfig::new((Ipv4Addr::UNSPECIFIED, 8080).into())],
             admin: AdminConfig {
                 address: (Ipv4Addr::LOCALHOST, 8081).into(),
                 token: None,
+                #[cfg(feature = "tls")]
+                tls: None,
             },
             loops: Loops::Auto,
             routes: Vec::new(),
@@ -547,6 +667,9 @@ impl PoolConfig {
             block_headers: Vec::new(),
             timeouts: TimeoutsConfig::default(),
             source_addresses: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
+            proxy_protocol: None,
             dns: Duration::from_secs(30),
             connections: kind.connections(),
             #[cfg(feature = "nats")]
@@ -756,6 +879,25 @@ impl Words for Target {
         &[("append", Target::Append), ("fixed", Target::Fixed)];
 }
 
+impl Words for ProxyHeader {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)];
+}
+
+#[cfg(feature = "tls")]
+impl Words for ClientAuth {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("require", ClientAuth::Require),
+        ("optional", ClientAuth::Optional),
+    ];
+}
+
+#[cfg(feature = "tls")]
+impl Words for TlsVersion {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+}
+
 impl Words for Confirm {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("written", Confirm::Written),
@@ -806,9 +948,13 @@ display_as_word!(
     Balance,
     Expect,
     Target,
+    ProxyHeader,
     Confirm,
     Overflow,
     OnDuplicate,
     LogLevel,
     LogFormat
 );
+
+#[cfg(feature = "tls")]
+display_as_word!(ClientAuth, TlsVersion);

@@ -1,6 +1,8 @@
 //! From a scalar's text to its value. Every error says what the text is not and what to write.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -380,6 +382,28 @@ pub(super) fn host(text: &str) -> Result<String, String> {
         true => Ok(text.to_ascii_lowercase()),
         false => Err(format!(
             "{text:?} is not a host; write chat.example.com, without a port"
+        )),
+    }
+}
+
+/// A path of the file system, from where wsteady was started.
+#[cfg(feature = "tls")]
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    match !text.is_empty() && !text.chars().any(char::is_control) {
+        true => Ok(text.into()),
+        false => Err(format!(
+            "{text:?} is not the path of a file; write /etc/wsteady/tls.pem"
+        )),
+    }
+}
+
+/// Who a server must be: a name, or an address.
+#[cfg(feature = "tls")]
+pub(super) fn server_name(text: &str) -> Result<String, String> {
+    match is_host_name(text) || text.parse::<IpAddr>().is_ok() {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!(
+            "{text:?} is not a name; write chat.example.com, without a port"
         )),
     }
 }

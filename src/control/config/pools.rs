@@ -2,6 +2,8 @@
 
 use super::keys;
 use super::read::{Fields, Findings, read_session};
+#[cfg(feature = "tls")]
+use super::tls;
 use super::tree::{Node, Value};
 use super::{
     Balance, BreakerConfig, Expect, PoolConfig, PoolKind, Scheme, ServerConfig, ServerUrl,
@@ -95,6 +97,18 @@ fn read_pool(fields: &Fields<'_>, pool: &mut PoolConfig, findings: &mut Findings
         "source_addresses",
         &mut pool.source_addresses,
         parse::ip,
+    );
+    #[cfg(feature = "tls")]
+    tls::read_pool(fields, pool, findings);
+    findings.fill(
+        fields,
+        "proxy_protocol",
+        &mut pool.proxy_protocol,
+        |text| match kind {
+            #[cfg(feature = "nats")]
+            PoolKind::Nats => Err("NATS servers know no such header; leave the key out".into()),
+            _ => parse::word(text).map(Some),
+        },
     );
     findings.fill(fields, "dns", &mut pool.dns, parse::pause);
     read_connections(fields, pool, findings);
@@ -208,10 +222,16 @@ fn server_url(text: &str, kind: PoolKind, target: Target) -> Result<ServerUrl, S
     let (scheme, form) = url_form(kind);
     let url = ServerUrl::parse(text).map_err(|why| format!("{why}; write {form}"))?;
     let short = scheme.text();
-    if url.scheme.is_secure() {
+    let secure = url.scheme.is_secure();
+    if secure && cfg!(not(feature = "tls")) {
         return Err(format!("{text:?}: this build has no TLS; write {short}://"));
     }
-    if url.scheme != scheme {
+    if url.scheme.in_the_clear() != scheme {
+        let short = if secure {
+            scheme.secured().text()
+        } else {
+            short
+        };
         return Err(format!(
             "{text:?} does not fit a pool of kind {kind}; write {short}://"
         ));

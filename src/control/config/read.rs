@@ -5,6 +5,8 @@ use std::collections::HashMap;
 #[cfg(feature = "nats")]
 use super::BusConfig;
 use super::keys::{self, Section, nearest};
+#[cfg(feature = "tls")]
+use super::tls;
 use super::tree::{Entry, Node, Value};
 use super::{
     AdminConfig, BarrierConfig, ClusterConfig, Config, LimitsConfig, ListenConfig, LogConfig,
@@ -72,7 +74,7 @@ pub(super) fn read(root: &Node, findings: &mut Findings) -> Config {
 fn read_listener(node: &Node, path: &str, findings: &mut Findings) -> Option<ListenConfig> {
     if let Value::Scalar(text) = &node.value {
         let address = findings.note(path, &node.place, parse::address(text))?;
-        return Some(ListenConfig { address });
+        return Some(ListenConfig::new(address));
     }
     let fields = findings.section(node, path, &keys::LISTEN);
     let mut address = None;
@@ -85,13 +87,31 @@ fn read_listener(node: &Node, path: &str, findings: &mut Findings) -> Option<Lis
         &node.place,
         "write the address to listen on",
     );
-    Some(ListenConfig { address: address? })
+    #[cfg(feature = "tls")]
+    let tls = tls::read_listener(&fields, &keys::LISTEN_TLS, findings);
+    let mut proxy_protocol = false;
+    findings.fill(
+        &fields,
+        "proxy_protocol",
+        &mut proxy_protocol,
+        parse::boolean,
+    );
+    Some(ListenConfig {
+        address: address?,
+        #[cfg(feature = "tls")]
+        tls,
+        proxy_protocol,
+    })
 }
 
 fn read_admin(root: &Fields<'_>, admin: &mut AdminConfig, findings: &mut Findings) {
     let fields = findings.subsection(root, "admin", &keys::ADMIN);
     findings.fill(&fields, "address", &mut admin.address, parse::address);
     findings.fill(&fields, "token", &mut admin.token, parse::token);
+    #[cfg(feature = "tls")]
+    {
+        admin.tls = tls::read_listener(&fields, &keys::ADMIN_TLS, findings);
+    }
 }
 
 /// Reads a `session:` over `session`, the global one as well as a pool's.
@@ -305,7 +325,11 @@ impl Findings {
         }
         let path = fields.path_of(key);
         if section.later.contains(&key) {
-            return self.problem(&path, &entry.place, LATER);
+            let message = match key {
+                "tls" => WITHOUT_TLS,
+                _ => LATER,
+            };
+            return self.problem(&path, &entry.place, message);
         }
         // Keys of other builds are no help to somebody who looks for a key of this one.
         let message = match nearest(key, section.keys.iter().copied()) {
@@ -489,3 +513,4 @@ const HTTP_PUSH_PATH: &str = "/_push/";
 
 /// What is said of everything that another build fills.
 const LATER: &str = "this build does not have it; one with `--features nats` does";
+const WITHOUT_TLS: &str = "this build has no TLS; one with the feature `tls` has";

@@ -726,16 +726,13 @@ fn each_bad_server_has_its_message_and_place() {
             "4:7: pools.a.servers[0]: \"ftp://h\" has an unknown scheme; write ws://host:port",
         ),
         (
-            "- wss://h",
-            "4:7: pools.a.servers[0]: \"wss://h\": this build has no TLS; write ws://",
-        ),
-        (
             "- http://h",
             "4:7: pools.a.servers[0]: \"http://h\" does not fit a pool of kind websocket; write ws://",
         ),
+        #[cfg(feature = "tls")]
         (
             "- https://h",
-            "4:7: pools.a.servers[0]: \"https://h\": this build has no TLS; write ws://",
+            "4:7: pools.a.servers[0]: \"https://h\" does not fit a pool of kind websocket; write wss://",
         ),
         (
             "- ws://",
@@ -804,15 +801,11 @@ fn each_bad_server_of_a_bridge_or_http_pool_has_its_message() {
             "ws://h/",
             "does not fit a pool of kind bridge; write http://",
         ),
+        #[cfg(feature = "tls")]
         (
             "bridge",
             "wss://h/",
-            ": this build has no TLS; write http://",
-        ),
-        (
-            "bridge",
-            "https://h/",
-            ": this build has no TLS; write http://",
+            "does not fit a pool of kind bridge; write https://",
         ),
         (
             "bridge",
@@ -839,11 +832,11 @@ fn each_bad_server_of_a_bridge_or_http_pool_has_its_message() {
             "ws://h",
             "does not fit a pool of kind http; write http://",
         ),
-        ("http", "wss://h", ": this build has no TLS; write http://"),
+        #[cfg(feature = "tls")]
         (
             "http",
-            "https://h",
-            ": this build has no TLS; write http://",
+            "wss://h",
+            "does not fit a pool of kind http; write https://",
         ),
         (
             "http",
@@ -857,8 +850,7 @@ fn each_bad_server_of_a_bridge_or_http_pool_has_its_message() {
         ),
     ];
     for (kind, url, expected) in table {
-        let space = if expected.starts_with(':') { "" } else { " " };
-        let expected = format!("w.yaml:4:15: pools.a.servers[0]: {url:?}{space}{expected}");
+        let expected = format!("w.yaml:4:15: pools.a.servers[0]: {url:?} {expected}");
         assert_eq!(
             problems(&in_kind(kind, url, "")),
             [expected],
@@ -1403,8 +1395,50 @@ fn a_pool_of_kind_nats_is_read() {
 fn a_build_without_nats_says_which_has_it() {
     let text = "pools: { a: { kind: nats, servers: [nats://h:4222], nats: { prefix: x } } }";
     let why = load(text).unwrap_err().to_string();
-    assert!(why.contains("w.yaml:1:20: pools.a.kind: "), "{why}");
+    assert!(why.contains("w.yaml:1:21: pools.a.kind: "), "{why}");
     assert_eq!(why.matches("--features nats").count(), 2, "{why}");
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_says_so() {
+    let rows = [
+        (
+            beside_pool("listen: [{ address: \":1\", tls: {} }]"),
+            "2:24: listen[0].tls",
+        ),
+        (beside_pool("admin: { tls: {} }"), "2:10: admin.tls"),
+        (in_pool("tls: {}"), "4:5: pools.a.tls"),
+        (in_kind("http", "https://h", ""), "write http://"),
+        (in_kind("websocket", "wss://h", ""), "write ws://"),
+    ];
+    for (text, says) in rows {
+        let why = load(&text).unwrap_err().to_string();
+        assert!(
+            why.contains(says) && why.contains("this build has no TLS"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn a_header_is_taken_from_somebody_alone() {
+    let listen = "listen: [{ address: \":1\", proxy_protocol: true }]";
+    let why = problems(&beside_pool(listen)).concat();
+    let says = "w.yaml:2:43: listen[0].proxy_protocol: only trusted_proxies may connect here, and \
+                there are none; list the addresses of your proxies there";
+    assert_eq!(why, says);
+    let text = format!("{listen}\ntrusted_proxies: [10.0.0.1]");
+    let config = load(&beside_pool(&text)).unwrap().config;
+    assert!(config.listen[0].proxy_protocol);
+    let why = problems(&in_pool("proxy_protocol: v3")).concat();
+    assert!(
+        why.ends_with("pools.a.proxy_protocol: \"v3\" is not known; write v1 or v2"),
+        "{why}"
+    );
+    let config = load(&in_pool("proxy_protocol: v2")).unwrap().config;
+    assert_eq!(config.pools[0].proxy_protocol, Some(ProxyHeader::V2));
+    assert_eq!(load(&explain(&config)).unwrap().config, config);
 }
 
 #[test]
@@ -1441,6 +1475,7 @@ fn an_explanation_has_every_supported_key() {
     let texts = [
         CONTRACT,
         SHARING,
+        "pools: { a: { servers: [ws://h:1], proxy_protocol: v2 } }",
         #[cfg(feature = "nats")]
         NATS,
         #[cfg(feature = "nats")]
@@ -1449,6 +1484,8 @@ fn an_explanation_has_every_supported_key() {
     let page = texts
         .map(|text| explain(&load(text).unwrap().config))
         .concat();
+    #[cfg(feature = "tls")]
+    let page = [page, super::tls::tests::explained()].concat();
     for key in SECTIONS.iter().flat_map(|(_, section)| section.keys) {
         assert!(page.contains(&format!("{key}:")), "{key}");
     }

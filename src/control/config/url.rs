@@ -36,6 +36,24 @@ impl Scheme {
         matches!(self, Scheme::Wss | Scheme::Https)
     }
 
+    /// What is spoken inside.
+    pub(super) fn in_the_clear(self) -> Scheme {
+        match self {
+            Scheme::Wss => Scheme::Ws,
+            Scheme::Https => Scheme::Http,
+            other => other,
+        }
+    }
+
+    /// The same inside TLS, if there is such a thing.
+    pub(super) fn secured(self) -> Scheme {
+        match self {
+            Scheme::Ws => Scheme::Wss,
+            Scheme::Http => Scheme::Https,
+            other => other,
+        }
+    }
+
     /// As it stands before `://`.
     pub(super) fn text(self) -> &'static str {
         match self {

@@ -126,7 +126,7 @@ impl Demo {
         let admin = free(options.admin, &mut notes).map_err(say)?;
         let stage = Arc::new(Stage::open(options.length, options.speech).map_err(say)?);
         let mut config = configure(&stage.servers, options.speech)?;
-        config.listen = vec![ListenConfig { address: listen }];
+        config.listen = vec![ListenConfig::new(listen)];
         config.admin.address = admin;
         config.log = options.log;
         let annex = Arc::new(Page::new(Arc::clone(&stage)));

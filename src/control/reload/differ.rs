@@ -1,8 +1,9 @@
 //! What one configuration has that another has not.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::control::config::{Config, PoolConfig, ServerConfig};
+use crate::control::config::{Config, ListenConfig, PoolConfig, ServerConfig};
 
 /// From the old configuration to the new one.
 #[derive(Default)]
@@ -35,7 +36,10 @@ pub(super) fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static
             new.clone_from(old);
         }
     }
-    keep(&mut waiting, "listen", &old.listen, &mut new.listen);
+    // Keys are asked for with each connection; the rest of a listener is there from the start.
+    if fixed_of(&old.listen) != fixed_of(&new.listen) {
+        keep(&mut waiting, "listen", &old.listen, &mut new.listen);
+    }
     keep(&mut waiting, "admin", &old.admin, &mut new.admin);
     keep(&mut waiting, "loops", &old.loops, &mut new.loops);
     keep(&mut waiting, "cluster", &old.cluster, &mut new.cluster);
@@ -43,6 +47,12 @@ pub(super) fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static
     keep(&mut waiting, "limits.socket_buffer", was, is);
     keep(&mut waiting, "metrics", &old.metrics, &mut new.metrics);
     (new, waiting)
+}
+
+/// What can't change of listeners.
+fn fixed_of(listen: &[ListenConfig]) -> Vec<(SocketAddr, bool)> {
+    let fixed = |one: &ListenConfig| (one.address, one.proxy_protocol);
+    listen.iter().map(fixed).collect()
 }
 
 impl<'a> Difference<'a> {
@@ -69,6 +79,7 @@ impl<'a> Difference<'a> {
             }
         }
         let sections = [
+            ("listen", old.listen != new.listen),
             ("routes", old.routes != new.routes),
             (
                 "trusted_proxies",
@@ -130,6 +141,9 @@ impl<'a> Difference<'a> {
                 "source_addresses",
                 old.source_addresses != new.source_addresses,
             ),
+            #[cfg(feature = "tls")]
+            ("tls", old.tls != new.tls),
+            ("proxy_protocol", old.proxy_protocol != new.proxy_protocol),
             ("dns", old.dns != new.dns),
             ("connections", old.connections != new.connections),
             ("session", old.session != new.session),
