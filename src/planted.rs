@@ -134,6 +134,30 @@ pub enum Bug {
     ValvesKept,
     /// What was pushed before the 101 goes past no valve.
     EarlyUnseen,
+    /// What the kernel did not take of a record is dropped.
+    OwedForgotten,
+    /// The beginning of a record is dropped when its rest has not come with it.
+    SealedLost,
+    /// What was said with the end of a handshake is dropped.
+    WordsLost,
+    /// A line does not tell of what it has read already.
+    AgainForgotten,
+    /// A connection that was cut off has ended.
+    CutIsEnd,
+    /// What the other side says with its last word is dropped.
+    LastWordsLost,
+    /// A PROXY header is believed whoever sends it.
+    HeaderBelieved,
+    /// What came behind a PROXY header is dropped.
+    RequestBehindHeaderLost,
+    /// A guest who says nothing may stay.
+    GuestStays,
+    /// A line that owes is closed at once.
+    DebtsForgotten,
+    /// A line that nobody has any more, and that never pays, stays.
+    LineKept,
+    /// A change of keys is not answered if nothing was said with it.
+    UpdateUnanswered,
     /// A stream's word on another message is taken for this one's.
     #[cfg(feature = "nats")]
     AckOfAnother,
@@ -209,6 +233,18 @@ impl Bug {
         Bug::AnswerInsideMessage,
         Bug::ValvesKept,
         Bug::EarlyUnseen,
+        Bug::OwedForgotten,
+        Bug::SealedLost,
+        Bug::WordsLost,
+        Bug::AgainForgotten,
+        Bug::CutIsEnd,
+        Bug::LastWordsLost,
+        Bug::HeaderBelieved,
+        Bug::RequestBehindHeaderLost,
+        Bug::GuestStays,
+        Bug::DebtsForgotten,
+        Bug::LineKept,
+        Bug::UpdateUnanswered,
         #[cfg(feature = "nats")]
         Bug::AckOfAnother,
         #[cfg(feature = "nats")]

@@ -13,7 +13,12 @@ fn the_laws_hold() {
     let runs = sweep(256, 3_000, |seed, steps| {
         sim::run(seed, steps, false).coverage
     });
-    println!("{}", Coverage::sum(&runs));
+    let total = Coverage::sum(&runs);
+    println!("{total}");
+    if runs.len() >= 256 {
+        let missing = total.edge.missing();
+        assert!(missing.is_empty(), "never: {missing:?}");
+    }
 }
 
 #[test]

@@ -111,6 +111,47 @@ impl<I: Io, E: Engine> Layer<I, E> {
         self.memory.held
     }
 
+    /// What is still to be done: lines, bytes that they hold, those that are attended, that nobody has
+    /// any more, and connections whose header has not come.
+    pub fn rest(&self) -> [usize; 5] {
+        let held = self.lines.iter().map(|(_, line)| line.held()).sum();
+        debug_assert_eq!(self.memory.held, held, "each byte is counted once");
+        let leaving = self.leaving.iter().map(|(_, token)| token);
+        let leaving = leaving.filter(|token| self.attended.contains_key(token));
+        [
+            self.lines.len(),
+            held,
+            self.attended.len(),
+            leaving.count(),
+            self.porch.len(),
+        ]
+    }
+
+    /// The socket below this one.
+    pub fn beneath<'a>(&'a self, socket: &'a Socket<I::Socket>) -> &'a I::Socket {
+        match socket {
+            Socket::Plain(socket) => socket,
+            Socket::Line(number) => &self.lines[*number as usize].socket,
+        }
+    }
+
+    /// Whether the kernel has yet to take some of what was written here.
+    pub fn owes(&self, socket: &Socket<I::Socket>) -> bool {
+        match socket {
+            Socket::Plain(_) => false,
+            Socket::Line(number) => !self.lines[*number as usize].owed.is_empty(),
+        }
+    }
+
+    /// Nobody polls it any more: what is owed never comes.
+    pub fn abandon(&mut self) {
+        while let Some((_, token)) = self.leaving.pop_front() {
+            if let Some(number) = self.attended.get(&token) {
+                self.let_go(*number);
+            }
+        }
+    }
+
     /// Whoever comes, as the shard gets him.
     fn wrap(
         &mut self,
@@ -129,7 +170,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
         };
         let mut line = Line::new(socket, Token::NOBODY, stage, session);
         match line.session {
-            Some(_) => line.sealed = bytes,
+            Some(_) => (line.fresh, line.sealed) = (!bytes.is_empty(), bytes),
             None => line.words = bytes,
         }
         self.memory.hold(line.held());
@@ -150,7 +191,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 Accept::Exhausted => return Accept::Exhausted,
             };
             let now = self.io.now().tick;
-            if !self.house.trusts(peer.ip().to_canonical()) {
+            if !self.house.trusts(peer.ip().to_canonical()) && !planted!(HeaderBelieved) {
                 self.porch.warn_of_stranger(peer, now);
                 self.io.close(socket);
                 continue;
@@ -237,10 +278,12 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 one.writable &= line.owed.is_empty();
             }
             Stage::Leaving => {
-                if line.owed.is_empty() || one.ended {
+                let over = line.owed.is_empty();
+                self.memory.change(held, line.held());
+                if over {
                     self.let_go(number);
-                    return false;
                 }
+                return false;
             }
             Stage::Dialling | Stage::Failed => {}
         }
@@ -269,12 +312,16 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 Ok(taken) => taken,
                 Err(fault) => {
                     blame(line, &fault);
+                    // What was said before it went wrong was said.
+                    line.words.extend_from_slice(&self.buffers.words);
                     return false;
                 }
             };
             if line.stage == Stage::Open {
                 // What was said with the last word of the handshake.
-                line.words.extend_from_slice(&self.buffers.words);
+                if !planted!(WordsLost) {
+                    line.words.extend_from_slice(&self.buffers.words);
+                }
                 return true;
             }
             match taken.got {
@@ -300,7 +347,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
             }
             self.memory.change(held, line.held());
             // The kernel may have told of what is behind it already.
-            self.told.push(readable(line.token));
+            if !planted!(AgainForgotten) {
+                self.told.push(readable(line.token));
+            }
             return Got::Bytes(count);
         }
         match line.stage {
@@ -322,7 +371,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
                 }
                 match taken.got {
                     // Nobody who was sure that this was all has ended it so (RFC 8446, section 6.1).
-                    Got::End if !line.parted => Got::Broken,
+                    Got::End if !line.parted && !planted!(CutIsEnd) => Got::Broken,
                     got => got,
                 }
             }
@@ -345,9 +394,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
             }
             got = Got::Bytes(fits);
         }
-        if let Some(ended) = again {
+        if let Some(over) = again.filter(|_| !planted!(AgainForgotten)) {
             self.told.push(Ready {
-                ended,
+                ended: over,
                 ..readable(line.token)
             });
         }
@@ -357,6 +406,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
         let kept = line.held();
         if !self.memory.change(held, kept) {
             line.stage = Stage::Failed;
+            self.told.push(ended(line.token));
         }
         got
     }
@@ -372,10 +422,14 @@ impl<I: Io, E: Engine> Layer<I, E> {
             self.starved.push(line.token);
             return Put::Wait;
         }
+        let held = line.held();
         let put = line.transmit(&mut self.io, &mut self.engine, &mut self.buffers, from);
         if !line.owed.is_empty() {
-            self.memory.hold(line.held());
+            self.memory.change(held, line.held());
             self.attended.insert(line.token, number);
+        }
+        if line.stage == Stage::Failed {
+            self.told.push(ended(line.token));
         }
         put
     }
@@ -388,6 +442,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
             line.part(&mut self.io, &mut self.engine, &mut self.buffers);
         }
         let pays = line.stage == Stage::Open || line.stage == Stage::Greeting;
+        let pays = pays && !planted!(DebtsForgotten);
         if line.owed.is_empty() || !pays || self.leaving.len() >= LEAVING_MAX {
             return self.let_go(number);
         }
@@ -400,16 +455,27 @@ impl<I: Io, E: Engine> Layer<I, E> {
     }
 
     fn let_go(&mut self, number: u32) {
-        if let Some(socket) = self.take(number) {
-            self.io.close(socket);
+        let Some(mut line) = self.take(number) else {
+            return;
+        };
+        // What is left unread there makes the kernel reset the connection, which destroys what is on
+        // its way. Nobody but us knows that it is no words.
+        if line.session.is_some() && matches!(line.stage, Stage::Open | Stage::Leaving) {
+            for _ in 0..SWEEPS_MAX {
+                match self.io.read(&mut line.socket, &mut self.buffers.inbox) {
+                    Got::Bytes(_) => {}
+                    Got::Wait | Got::End | Got::Broken => break,
+                }
+            }
         }
+        self.io.close(line.socket);
     }
 
-    fn take(&mut self, number: u32) -> Option<I::Socket> {
+    fn take(&mut self, number: u32) -> Option<Box<Line<I::Socket, E::Session>>> {
         let line = self.lines.try_remove(number as usize)?;
         self.memory.change(line.held(), 0);
         self.attended.remove(&line.token);
-        Some(line.socket)
+        Some(line)
     }
 
     /// How long a poll may take, beside what the shard wants.
@@ -447,12 +513,15 @@ impl<I: Io, E: Engine> Layer<I, E> {
         while let Some((due, token)) = self.leaving.front().copied() {
             match self.attended.get(&token) {
                 Some(_) if !due.is_due(now) => break,
+                Some(_) if planted!(LineKept) => {}
                 Some(number) => self.let_go(*number),
                 None => {}
             }
             self.leaving.pop_front();
         }
-        self.porch.expire(&mut self.io, now);
+        if !planted!(GuestStays) {
+            self.porch.expire(&mut self.io, now);
+        }
     }
 }
 
@@ -639,8 +708,8 @@ impl<I: Io, E: Engine> Io for Layer<I, E> {
         match socket {
             Socket::Plain(socket) => self.io.reset(socket),
             Socket::Line(number) => {
-                if let Some(socket) = self.take(number) {
-                    self.io.reset(socket);
+                if let Some(line) = self.take(number) {
+                    self.io.reset(line.socket);
                 }
             }
         }
@@ -706,6 +775,13 @@ fn readable(token: Token) -> Ready {
     }
 }
 
+fn ended(token: Token) -> Ready {
+    Ready {
+        ended: true,
+        ..readable(token)
+    }
+}
+
 /// Steps of handshakes in one turn: each may be a signature, which takes as long as many messages.
 const STEPS_MAX: usize = 16;
 
@@ -715,6 +791,9 @@ const ENTRIES_MAX: usize = 64;
 /// For what is owed by a connection that is closed, in ms; and how many may owe at once.
 const LEAVE_TIME: u32 = 5_000;
 const LEAVING_MAX: usize = 4_096;
+
+/// Reads of what nobody wants any more: a ticket, a last word, and what had come with them.
+const SWEEPS_MAX: usize = 4;
 
 /// Until who waits for memory looks again, in ms.
 const STARVED_PAUSE: u32 = 20;

@@ -54,6 +54,11 @@ impl<S> Porch<S> {
         self.waiting.is_empty()
     }
 
+    /// Those who wait, or are waited for.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.arrived.len()
+    }
+
     /// Somebody has connected; what he has sent already is read at once.
     pub fn enter<I: Io<Socket = S>>(
         &mut self,
@@ -178,6 +183,9 @@ impl<S> Guest<S> {
             match Header::parse(&self.bytes) {
                 Ok(Some(header)) => {
                     self.bytes.drain(..header.len);
+                    if planted!(RequestBehindHeaderLost) {
+                        self.bytes.clear();
+                    }
                     return Ok(Some(header.ends.map_or(self.peer, |ends| ends.from)));
                 }
                 Ok(None) => {}

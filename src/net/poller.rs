@@ -173,10 +173,16 @@ impl Io for Net {
         if self.socket_buffer > 0 {
             socket::bound_buffers(socket, self.socket_buffer);
         }
-        self.poll
-            .registry()
-            .register(socket, to_mio(token), both)
-            .is_ok()
+        let registry = self.poll.registry();
+        match registry.register(socket, to_mio(token), both) {
+            Ok(()) => true,
+            // It was watched before, as a guest of the layer between: from now on as the shard's. That
+            // tells of its edges once more.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                registry.reregister(socket, to_mio(token), both).is_ok()
+            }
+            Err(_) => false,
+        }
     }
 
     fn close_listeners(&mut self) {

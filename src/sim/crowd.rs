@@ -84,7 +84,7 @@ impl World {
         let home = address_of(client).ip();
         let stands = |id: &&usize| match self.conns[**id].far {
             Far::Client(other) => {
-                let here = self.conns[**id].proxy_open && self.conns[**id].token.is_some();
+                let here = self.conns[**id].proxy_open && self.conns[**id].accepted;
                 here && address_of(other).ip() == home && !crowd.has_refused(other)
             }
             Far::Server(_) => false,

@@ -126,8 +126,9 @@ impl World {
         }
         self.leaving.clear();
         self.laws.crowd.press.end();
+        self.guise.calm = true;
         for conn in &mut self.conns {
-            conn.slow_until = 0;
+            conn.heal();
         }
         for client in &mut self.clients {
             client.deaf_until = 0;
@@ -217,7 +218,7 @@ impl World {
         self.servers[server].stopped_until = 0;
         for upstream in self.upstreams_of(server) {
             let conn = &mut self.conns[self.upstreams[upstream].conn];
-            self.coverage.kills_unread += u64::from(conn.outward.queued() > 0);
+            self.coverage.kills_unread += u64::from(conn.outward.queued() + conn.unheard() > 0);
             conn.end_peer();
             self.upstreams[upstream].abnormal = true;
             self.upstreams[upstream].ended = true;
@@ -239,7 +240,8 @@ impl World {
             self.coverage.half_closes += 1;
             self.upstreams[upstream].abnormal = true;
             // What it had queued in its process is lost: FIN follows what its kernel has.
-            self.conns[self.upstreams[upstream].conn].inward.fin = true;
+            let conn = &mut self.conns[self.upstreams[upstream].conn];
+            conn.half_close();
             self.upstreams[upstream].close_sent = true;
             self.upstreams[upstream].drop_queue();
         }
@@ -275,6 +277,11 @@ impl World {
             return;
         };
         self.coverage.protocol_errors += 1;
+        if self.rng.chance(1, 4) {
+            let peer = &mut self.upstreams[upstream];
+            peer.abnormal = true;
+            return self.conns[peer.conn].spoil();
+        }
         let mut bytes = Vec::new();
         match self.rng.below(4) {
             0 => codec::frame(0x81, b"masked", Some([1, 2, 3, 4]), &mut bytes),

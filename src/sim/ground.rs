@@ -6,13 +6,15 @@ use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::DerefMut;
 
+use super::above::{self, Below};
+use super::guise::{Guise, LOCAL};
 use super::pipe::{Conn, Far};
 use super::post::Letterbox;
 use super::sightings::Sightings;
 use crate::fleet::ServerState;
 use crate::kit::{Prng, Tick};
 use crate::shard::{
-    Accept, Answer, Asker, Destination, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token,
+    Accept, Answer, Asker, Destination, Dialled, Got, Io, Kind, Mail, Now, Push, Put, Ready, Token,
 };
 
 /// Under every world: what is the same in all of them.
@@ -25,6 +27,7 @@ pub struct Ground {
     /// Connections with at least one open end.
     pub live: Vec<usize>,
     pub doors: Vec<Door>,
+    pub guise: Guise,
     /// So many dials fail for want of descriptors.
     pub exhausted: u32,
     /// Dials in this turn of a shard.
@@ -101,9 +104,10 @@ impl Ground {
             conns: Vec::new(),
             live: Vec::new(),
             doors: (0..shards).map(|_| Door::default()).collect(),
+            guise: Guise::default(),
             exhausted: 0,
             dials: 0,
-            coverage: Sightings::of(events),
+            coverage: Sightings::of(&[events, above::EVENTS].concat()),
             trace: seed,
             events: VecDeque::new(),
         }
@@ -141,11 +145,14 @@ impl Ground {
             .rotate_left(23);
     }
 
-    /// Somebody's connection arrives at a listener.
-    pub fn connect(&mut self, person: usize) -> usize {
+    /// The connection of somebody who is at home there arrives at a listener.
+    pub fn connect(&mut self, person: usize, home: SocketAddr) -> usize {
         let shard = self.rng.below(self.doors.len() as u32) as usize;
         let mut conn = Conn::new(Far::Client(person), shard, &mut self.rng);
         conn.stands = true;
+        if let Some(seen) = (self.guise).wrap_client(&mut conn, home, self.now, &mut self.rng) {
+            self.hit(seen);
+        }
         self.conns.push(conn);
         let id = self.conns.len() - 1;
         self.live.push(id);
@@ -166,11 +173,15 @@ impl Ground {
             live,
             rng,
             now,
+            coverage,
             ..
         } = self;
         live.retain(|id| {
             let conn = &mut conns[*id];
             conn.step(*now, rng);
+            for seen in conn.end.iter_mut().flat_map(|end| end.seen.drain(..)) {
+                coverage.hit(seen);
+            }
             if conn.is_over() {
                 conn.bury();
             }
@@ -178,10 +189,11 @@ impl Ground {
         });
     }
 
-    /// A connection to a server that can be reached so, or cannot.
+    /// A connection to a server that can be reached so, or cannot. It is `announced` by a header.
     pub fn begin_line(
         &mut self,
         line: usize,
+        (server, announced): (u16, bool),
         reach: &Reach,
         shard: usize,
         token: Token,
@@ -214,6 +226,7 @@ impl Ground {
         conn.stands_at = (!black).then_some(now + u64::from(wait));
         conn.failed = down;
         conn.token = Some(token);
+        (self.guise).wrap_line(&mut conn, server, announced, &mut self.rng);
         self.conns.push(conn);
         let id = self.conns.len() - 1;
         self.live.push(id);
@@ -241,7 +254,23 @@ impl Ground {
     /// Connections whose proxy's end is open.
     pub fn open_ends(&self) -> impl Iterator<Item = &Conn> {
         let conns = self.live.iter().map(|id| &self.conns[*id]);
-        conns.filter(|conn| conn.proxy_open && conn.token.is_some())
+        conns.filter(|conn| conn.proxy_open && conn.accepted)
+    }
+}
+
+impl Ground {
+    /// Connections whose socket is open, whoever has it.
+    pub fn open_sockets(&self) -> impl Iterator<Item = &Conn> {
+        let conns = self.live.iter().map(|id| &self.conns[*id]);
+        conns.filter(|conn| conn.socket_open && (conn.token.is_some() || conn.accepted))
+    }
+
+    /// Faults are over.
+    pub fn calm(&mut self) {
+        self.guise.calm = true;
+        for conn in &mut self.conns {
+            conn.heal();
+        }
     }
 }
 
@@ -281,7 +310,7 @@ impl<W: Scene> Io for Kernel<W> {
         let mut lines = Vec::new();
         for id in &ground.live {
             let conn = &mut ground.conns[*id];
-            let Some(token) = conn.token.filter(|_| conn.edge && conn.proxy_open) else {
+            let Some(token) = conn.token.filter(|_| conn.edge && conn.socket_open) else {
                 continue;
             };
             if conn.shard != index {
@@ -359,14 +388,22 @@ impl<W: Scene> Io for Kernel<W> {
         let Some(id) = world.doors[index].waiting.pop_front() else {
             return Accept::None;
         };
-        let Far::Client(person) = world.conns[id].far else {
-            return Accept::Failed;
-        };
-        Accept::Socket(id, world.address_of(person))
+        match world.conns[id].from {
+            Some(from) => Accept::Socket(id, from),
+            None => Accept::Failed,
+        }
+    }
+
+    fn local_address(&self, _: &usize) -> Option<SocketAddr> {
+        Some(LOCAL)
     }
 
     fn watch(&mut self, socket: &mut usize, token: Token) -> bool {
-        let conn = &mut self.world().conns[*socket];
+        let world = self.world();
+        if let Some(Kind::Guest(_)) = token.kind() {
+            world.hit("edge: guest");
+        }
+        let conn = &mut world.conns[*socket];
         conn.token = Some(token);
         conn.edge = true;
         true
@@ -399,7 +436,7 @@ impl<W: Scene> Io for Kernel<W> {
     fn read(&mut self, socket: &mut usize, into: &mut [u8]) -> Got {
         let world = self.world();
         let conn = &mut world.conns[*socket];
-        assert!(conn.proxy_open, "law: a closed socket is not read");
+        assert!(conn.socket_open, "law: a closed socket is not read");
         let count = conn.inward.read(into);
         let got = match count {
             // Behind a FIN a read says nothing else, whatever came after it.
@@ -408,50 +445,34 @@ impl<W: Scene> Io for Kernel<W> {
             0 => Got::Wait,
             count => Got::Bytes(count),
         };
-        let far = conn.far;
         world.mix((*socket as u64) << 32 | count as u64);
-        if let Far::Server(line) = far {
-            world.on_line_read(line, got);
-        }
         got
     }
 
     fn write(&mut self, socket: &mut usize, from: &[IoSlice<'_>]) -> Put {
         let world = self.world();
         let conn = &mut world.conns[*socket];
-        assert!(conn.proxy_open, "law: a closed socket is not written");
+        assert!(conn.socket_open, "law: a closed socket is not written");
         if conn.inward.reset || !conn.stands {
             conn.write_broken = true;
             return Put::Broken;
         }
-        let mut taken = Vec::new();
+        let mut count = 0;
         for slice in from {
             let took = conn.outward.write(slice);
-            taken.extend_from_slice(&slice[..took]);
+            count += took;
             if took < slice.len() {
                 conn.outward.refused = true;
                 break;
             }
         }
-        let (far, refused, count) = (conn.far, conn.outward.refused, taken.len());
+        let empty = count == 0 && conn.outward.refused;
         world.mix((*socket as u64) << 32 | 1 << 31 | count as u64);
-        match far {
-            Far::Server(line) => world.on_line_written(line, &taken, refused),
-            Far::Client(person) => world.on_person_written(person, &taken),
-        }
-        if count == 0 && refused {
-            Put::Wait
-        } else {
-            Put::Bytes(count)
-        }
+        if empty { Put::Wait } else { Put::Bytes(count) }
     }
 
     fn shut(&mut self, socket: &mut usize) {
-        let world = self.world();
-        world.conns[*socket].outward.fin = true;
-        if let Far::Client(person) = world.conns[*socket].far {
-            world.on_person_shut(person);
-        }
+        self.world().conns[*socket].outward.fin = true;
     }
 
     fn reset(&mut self, socket: usize) {
@@ -463,15 +484,58 @@ impl<W: Scene> Io for Kernel<W> {
         let world = self.world();
         let far = world.conns[socket].far;
         world.note(format_args!("proxy closes {far:?}"));
-        match far {
-            Far::Server(line) => {
-                world.conns[socket].close_proxy();
-                world.on_line_closed(line);
-            }
-            Far::Client(person) => {
-                world.conns[socket].close_proxy();
-                world.on_person_closed(person);
-            }
+        world.conns[socket].close_proxy();
+    }
+}
+
+impl<W: Scene> Below for Kernel<W> {
+    fn conn(&mut self, id: usize) -> &mut Conn {
+        &mut self.world().conns[id]
+    }
+
+    fn home_of(&mut self, id: usize) -> SocketAddr {
+        let world = self.world();
+        match world.conns[id].far {
+            Far::Client(person) => world.address_of(person),
+            Far::Server(line) => panic!("law: line {line} is not accepted"),
+        }
+    }
+
+    fn hit(&mut self, name: &'static str) {
+        self.world().hit(name);
+    }
+
+    fn on_accepted(&mut self, _: usize) {}
+
+    fn on_read(&mut self, id: usize, got: Got) {
+        let world = self.world();
+        if let Far::Server(line) = world.conns[id].far {
+            world.on_line_read(line, got);
+        }
+    }
+
+    fn on_written(&mut self, id: usize, words: &[u8], refused: bool) {
+        let world = self.world();
+        match world.conns[id].far {
+            Far::Server(line) => world.on_line_written(line, words, refused),
+            Far::Client(person) => world.on_person_written(person, words),
+        }
+    }
+
+    fn on_shut(&mut self, id: usize) {
+        let world = self.world();
+        if let Far::Client(person) = world.conns[id].far {
+            world.on_person_shut(person);
+        }
+    }
+
+    fn on_closing(&mut self, _: usize) {}
+
+    fn on_closed(&mut self, id: usize) {
+        let world = self.world();
+        match world.conns[id].far {
+            Far::Server(line) => world.on_line_closed(line),
+            Far::Client(person) => world.on_person_closed(person),
         }
     }
 }

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::crowd::Crowd;
+use super::crowd::{self, Crowd};
+use super::guise::LOCAL;
 use super::peer::{Client, Phase as Stage, Upstream};
-use super::pipe::Far;
+use super::sightings::Sightings;
 use super::valves::{self, Dress};
 use super::world::{Sim, World};
 use crate::fleet::ServerState;
@@ -61,6 +62,8 @@ struct Seen {
 /// How often each thing happened: a fault that never strikes proves nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
+    /// Of the layer.
+    pub edge: Sightings,
     pub clients: u64,
     pub messages_up: u64,
     pub messages_down: u64,
@@ -115,7 +118,11 @@ pub struct Coverage {
 impl Coverage {
     /// All runs together.
     pub fn sum(all: &[Coverage]) -> Coverage {
-        let mut total = Coverage::default();
+        let edge: Vec<Sightings> = all.iter().map(|one| one.edge.clone()).collect();
+        let mut total = Coverage {
+            edge: Sightings::sum(&edge),
+            ..Coverage::default()
+        };
         for one in all {
             let mut one = one.clone();
             for ((_, sum), (_, more)) in total.rows().into_iter().zip(one.rows()) {
@@ -189,7 +196,7 @@ impl std::fmt::Display for Coverage {
         for (key, count) in &self.closes {
             writeln!(to, "client's end: {key:<40} {count:>7}")?;
         }
-        Ok(())
+        write!(to, "{}", self.edge)
     }
 }
 
@@ -208,6 +215,14 @@ impl World {
         if !self.conns[upstream.conn].proxy_open {
             // A stopped process has woken up and reads of a connection that was left long ago.
             return;
+        }
+        if let Some(header) = self.conns[upstream.conn]
+            .end
+            .as_ref()
+            .and_then(|end| end.header)
+        {
+            let told = (crowd::address_of(client), LOCAL);
+            assert_eq!(header, Some(told), "law: a header names its client");
         }
         let known = self.laws.by_client.insert(client, session);
         assert!(
@@ -490,7 +505,7 @@ impl World {
             || self.is_gone(peer.server)
             || settings.ever(|one| one.overflow_close || one.confirm == Confirm::Processed)
             // What it is to answer has not come yet.
-            || self.conns[peer.conn].outward.queued() + self.conns[peer.conn].outward.flying() > 0
+            || self.conns[peer.conn].on_way_down() > 0
             // The hold may have ended just then.
             || self.now - peer.since < 1_000;
         assert!(
@@ -608,7 +623,7 @@ impl World {
         };
         let conn = &self.conns[client.conn];
         let settings = &self.settings[client.pool];
-        let idle = conn.outward.flying() == 0 && conn.outward.queued() == 0 && conn.peer_open;
+        let idle = conn.on_way_down() == 0 && conn.peer_open;
         let read = conn.inward.taken >= *end;
         let excused = !idle
             || !read
@@ -653,7 +668,7 @@ impl World {
         let upstream = &mut self.upstreams[*last];
         let conn = &self.conns[upstream.conn];
         let joined = matches!(session.phase(), Phase::Open | Phase::Moving);
-        let over = (conn.inward.fin_arrived || conn.inward.reset) && conn.inward.queued() == 0;
+        let over = (conn.inward.fin_arrived || conn.inward.reset) && conn.unread() == 0;
         if !(over && joined && conn.proxy_open && session.wants_upstream()) || self.laws.squeezed {
             upstream.over_since = self.now;
         }
@@ -665,7 +680,7 @@ impl World {
             session.held_output(),
             session.has_client()
         );
-        let moved = conn.inward.taken != upstream.taken || conn.inward.queued() > 0;
+        let moved = conn.inward.taken != upstream.taken || conn.unread() > 0;
         if moved
             || !joined
             || !conn.proxy_open
@@ -707,10 +722,7 @@ impl World {
         }
         for (me, client) in self.clients.iter().enumerate() {
             let conn = &self.conns[client.conn];
-            let busy = conn.inward.flying()
-                + conn.inward.queued()
-                + conn.outward.flying()
-                + conn.outward.queued();
+            let busy = conn.inward.flying() + conn.unread() + conn.on_way_down();
             let busy = busy + client.held_back();
             if conn.peer_open && (busy > 0 || client.stage != Stage::Open) {
                 return Err(format!(
@@ -726,8 +738,9 @@ impl World {
         }
         for upstream in &self.upstreams {
             let conn = &self.conns[upstream.conn];
-            let busy = conn.inward.flying() + conn.inward.queued() + conn.outward.flying();
-            if conn.peer_open && conn.proxy_open && busy + conn.outward.queued() > 0 {
+            let busy = conn.inward.flying() + conn.unread() + conn.on_way_down();
+            let asks = conn.end.as_ref().is_some_and(|end| !end.is_settled());
+            if conn.peer_open && conn.proxy_open && (busy > 0 || asks) {
                 return Err(format!(
                     "upstream of client {}: {busy} bytes under way",
                     upstream.client
@@ -826,7 +839,7 @@ impl World {
     pub fn open_ends(&self) -> usize {
         let accepted = |id: &&usize| {
             let conn = &self.conns[**id];
-            conn.proxy_open && (conn.token.is_some() || matches!(conn.far, Far::Server(_)))
+            conn.socket_open && (conn.token.is_some() || conn.accepted)
         };
         self.live.iter().filter(accepted).count()
     }

@@ -1,5 +1,5 @@
 //! Knows how to lie: virtual time, faulty sockets, peers that die, and the laws that hold all the same.
-//! Imports: std, tungstenite, crate::kit, crate::session, crate::fleet, crate::shard.
+//! Imports: std, ipnet, tungstenite, crate::kit, crate::session, crate::fleet, crate::shard, crate::edge.
 //! Never: mio, std::net::Tcp, std::time, crate::wire, crate::net, crate::control.
 //!
 //! The other [`Io`](crate::shard::Io): one or two shards in one world, everything from one seed. The
@@ -7,12 +7,16 @@
 //!
 //! **Invariant:** no clock, no thread, no socket; the same seed gives the same run.
 
+mod above;
 mod bridge;
 mod codec;
 mod crowd;
+mod end;
 mod faults;
 mod ground;
+mod guise;
 mod head;
+mod herald;
 mod http;
 mod laws;
 mod peer;
@@ -21,6 +25,7 @@ mod post;
 mod press;
 mod settings;
 mod sightings;
+mod toy;
 mod valves;
 mod world;
 
@@ -29,15 +34,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+use self::above::Setup;
 #[cfg(feature = "nats")]
 pub use self::bridge::run_nats;
 pub use self::bridge::{BridgeReport, run_bridge};
 use self::crowd::Crowd;
+use self::guise::Guise;
 pub use self::http::{HttpReport, run_http};
 pub use self::laws::Coverage;
 use self::peer::Server;
 pub use self::sightings::Sightings;
-use self::world::{Sim, World};
+use self::world::{Kernel, Sim, World};
 use crate::fleet::{Breaker, Fleet, Pool, Route, Server as Place};
 use crate::kit::{Budget, Prng, Quota};
 use crate::session::dialect::ws::Ws;
@@ -86,10 +93,14 @@ impl Run {
     fn new(seed: u64, quiet: bool) -> Run {
         let mut rng = Prng::from_u64(seed);
         let shards = 1 + rng.below(2) as usize;
-        let settings: Vec<Settings> = (0..1 + rng.below(2))
+        let mut settings: Vec<Settings> = (0..1 + rng.below(2))
             .map(|_| settings::any(&mut rng))
             .collect();
-        let (fleet, servers) = fleet(&settings, &mut rng);
+        (settings.iter_mut()).for_each(|one| one.connect = guise::connect(seed));
+        let (mut fleet, servers) = fleet(&settings, &mut rng);
+        for (number, pool) in fleet.pools.iter_mut().enumerate() {
+            pool.announce = Guise::announces(seed, number);
+        }
         let mut world = World::new(seed, shards, servers, settings.clone(), fleet.clone());
         world.dress = valves::dress(seed, settings.len());
         world.laws.squeezed = rng.chance(1, 5);
@@ -119,12 +130,19 @@ impl Run {
             walk_max: 1,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
-        let base = world.base;
+        let setup = || Setup {
+            fashion: world.guise.fashion,
+            announced: world.guise.announced,
+            house: world.house(),
+            memory: memory.clone(),
+            tight: world.laws.squeezed,
+        };
         let fittings = valves::fittings(&world.dress);
         let notices = Arc::<Mutex<Vec<Notice>>>::default();
         let shards: Vec<_> = (0..shards)
             .map(|index| {
-                let mut shard = Shard::new(plan(index), Sim::new(index, base));
+                let kernel = Kernel::new(index, world.base);
+                let mut shard = Shard::new(plan(index), Sim::new(index, kernel, setup()));
                 shard.fit(fittings.clone(), valves::clock);
                 let told = notices.clone();
                 shard.notify(Arc::new(move |notice| {
@@ -190,9 +208,12 @@ impl Run {
                 continue;
             }
             let shard = &mut self.shards[at];
-            shard.io.world = self.world.take();
+            shard.io.kernel().world = self.world.take();
             self.running[at] = shard.turn();
-            self.world = shard.io.world.take();
+            if !self.running[at] {
+                shard.io.abandon();
+            }
+            self.world = shard.io.kernel().world.take();
             let world = self.world.as_mut().expect("the shard gives the world back");
             world.check_turn(&self.shards[at]);
         }
@@ -231,6 +252,12 @@ impl Run {
             .expect("the world is here between turns");
         world.check_complete();
         world.check_counts(&self.shards);
+    }
+
+    /// All that was owed has been paid, or is not waited for any more.
+    fn is_paid(&self) -> bool {
+        let mut running = self.shards.iter().zip(&self.running);
+        running.all(|(shard, runs)| !runs || shard.io.rest()[0] == 0)
     }
 
     /// All clients leave, or wsteady is told to stop.
@@ -283,6 +310,12 @@ impl Run {
                 assert!(self.world().now < deadline, "law: a drained shard stops");
             }
         }
+        while !self.is_paid() {
+            self.step += 1;
+            self.turn();
+            let now = self.world().now;
+            assert!(now < deadline, "law: debts are paid, or forgotten");
+        }
         self.world
             .as_ref()
             .expect("the world is here")
@@ -314,6 +347,9 @@ impl Run {
         }
         check_notices(&self.notices.lock().expect("nobody panics with it"));
         assert_eq!(self.world().open_ends(), 0, "law: no socket is left open");
+        for shard in &self.shards {
+            assert_eq!(shard.io.rest(), [0; 5], "law: the layer is empty");
+        }
         let left = self.connections.left();
         assert_eq!(
             left,
@@ -343,7 +379,7 @@ impl Drop for Run {
             let inside = self
                 .shards
                 .iter_mut()
-                .find_map(|shard| shard.io.world.take());
+                .find_map(|shard| shard.io.kernel().world.take());
             if let Some(world) = self.world.take().or(inside) {
                 eprintln!("{}", world.story());
             }

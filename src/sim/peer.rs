@@ -127,7 +127,7 @@ impl Upstream {
         };
         for _ in 0..reads {
             let max = [300, 32 << 10, 32 << 10][world.rng.below(3) as usize];
-            let count = world.conns[self.conn].outward.read(&mut buffer[..max]);
+            let count = world.conns[self.conn].hear(&mut buffer[..max]);
             if count == 0 {
                 break;
             }
@@ -145,16 +145,16 @@ impl Upstream {
         }
         self.flush(world);
         let conn = &mut world.conns[self.conn];
-        let gone = conn.outward.reset || (conn.outward.fin_arrived && conn.outward.queued() == 0);
+        let gone = conn.outward.reset || conn.is_heard_out();
         if gone || (self.state == Stage::Ending && self.out.is_empty()) {
-            conn.end_peer();
+            conn.hang_up();
             self.ended = true;
         }
     }
 
     fn flush(&mut self, world: &mut World) {
         let (front, _) = self.out.as_slices();
-        let took = world.conns[self.conn].inward.write(front);
+        let took = world.conns[self.conn].say(front);
         self.out.drain(..took);
     }
 
@@ -336,7 +336,7 @@ impl Upstream {
             Item::Pong(_) => {}
             Item::Close(code, reason) => {
                 let conn = &world.conns[self.conn];
-                let more = conn.outward.queued() + conn.outward.flying();
+                let more = conn.on_way_down();
                 assert!(
                     more == 0 && !self.frames.is_cut(),
                     "law: nothing follows our Close to {me}"
@@ -366,7 +366,7 @@ impl Upstream {
             1 => {
                 // It has read all that there was: FIN.
                 let mut sink = [0; 4096];
-                while world.conns[self.conn].outward.read(&mut sink) > 0 {}
+                while world.conns[self.conn].hear(&mut sink) > 0 {}
                 world.conns[self.conn].end_peer();
             }
             _ => {
@@ -579,7 +579,7 @@ impl Client {
         if self.deaf_until <= world.now {
             let mut buffer = [0; 16 << 10];
             for _ in 0..world.rng.below(12) {
-                let count = world.conns[self.conn].outward.read(&mut buffer);
+                let count = world.conns[self.conn].hear(&mut buffer);
                 match self.stage {
                     Phase::Asking => self.head.extend_from_slice(&buffer[..count]),
                     // The body of an answer that was no 101.
@@ -604,17 +604,17 @@ impl Client {
         }
         if self.mute_until <= world.now {
             let (front, _) = self.out.as_slices();
-            let took = world.conns[self.conn].inward.write(front);
+            let took = world.conns[self.conn].say(front);
             self.out.drain(..took);
         }
         let conn = &mut world.conns[self.conn];
-        let ended = conn.outward.reset || conn.outward.fin_arrived;
-        if ended && conn.outward.queued() == 0 && self.deaf_until <= world.now {
+        let ended = (conn.outward.reset && conn.unheard() == 0) || conn.is_heard_out();
+        if ended && self.deaf_until <= world.now {
             world.on_client_end(me, self);
-            world.conns[self.conn].end_peer();
+            world.conns[self.conn].hang_up();
             self.stage = Phase::Gone;
         } else if self.stage == Phase::Leaving && self.out.is_empty() && self.closed {
-            conn.end_peer();
+            conn.hang_up();
             self.stage = Phase::Gone;
         }
     }
@@ -782,7 +782,7 @@ impl Client {
             }
             4 => {
                 // Half-close: FIN, but it goes on reading.
-                world.conns[self.conn].inward.fin = true;
+                world.conns[self.conn].half_close();
                 self.out.clear();
                 self.close_sent = Some(None);
                 self.faulty = true;
@@ -790,6 +790,9 @@ impl Client {
             _ => {
                 self.faulty = true;
                 self.queue(&[0x81, 0x01, b'x']);
+                if world.rng.chance(1, 2) {
+                    world.conns[self.conn].spoil();
+                }
             }
         }
     }

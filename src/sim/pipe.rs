@@ -1,7 +1,9 @@
 //! A connection as two kernels see it: bytes in flight, bytes in receive queues, FIN and RST.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
+use super::end::{End, Wish};
 use crate::kit::Prng;
 use crate::shard::Token;
 
@@ -13,9 +15,11 @@ pub struct Pipe {
     queue: VecDeque<u8>,
     pub flight_max: usize,
     pub queue_max: usize,
-    /// Bytes that the writer's kernel took, and that the reader has read, since the beginning.
+    /// Bytes that the writer's kernel took, and that the reader has read, since the beginning; words,
+    /// where they are wrapped.
     pub written: u64,
     pub taken: u64,
+    wrapped: bool,
     /// The writer sent FIN; it has arrived.
     pub fin: bool,
     pub fin_arrived: bool,
@@ -42,10 +46,23 @@ impl Pipe {
         if self.fin || self.reset {
             return bytes.len();
         }
-        let take = bytes.len().min(self.flight_max - self.flight.len());
+        let take = bytes.len().min(self.room());
         self.flight.extend(&bytes[..take]);
-        self.written += take as u64;
+        if !self.wrapped {
+            self.written += take as u64;
+        }
         take
+    }
+
+    fn room(&self) -> usize {
+        self.flight_max.saturating_sub(self.flight.len())
+    }
+
+    /// Takes all of it: what wraps words comes on top of them.
+    fn push(&mut self, bytes: &[u8]) {
+        if !(self.fin || self.reset) {
+            self.flight.extend(bytes);
+        }
     }
 
     /// Reads what has arrived.
@@ -56,7 +73,9 @@ impl Pipe {
         into[..first].copy_from_slice(&front[..first]);
         into[first..take].copy_from_slice(&back[..take - first]);
         self.queue.drain(..take);
-        self.taken += take as u64;
+        if !self.wrapped {
+            self.taken += take as u64;
+        }
         take
     }
 
@@ -71,14 +90,14 @@ impl Pipe {
 
     /// A third of the buffer is free, as Linux wants before it calls a socket writable.
     pub fn is_writable(&self) -> bool {
-        (self.flight_max - self.flight.len()) * 3 >= self.flight_max
+        self.room() * 3 >= self.flight_max
     }
 
     /// One segment arrives.
     fn arrive(&mut self, max: usize) -> bool {
         let take = max
             .min(self.flight.len())
-            .min(self.queue_max - self.queue.len());
+            .min(self.queue_max.saturating_sub(self.queue.len()));
         self.queue.extend(self.flight.drain(..take));
         take > 0
     }
@@ -114,7 +133,15 @@ pub struct Conn {
     pub stands_at: Option<u64>,
     pub stands: bool,
     pub failed: bool,
+    /// What the kernel says who is there.
+    pub from: Option<SocketAddr>,
+    /// The shard has it, or has dialled it; it still has it; and its socket is open, which it may be
+    /// for what is owed.
+    pub accepted: bool,
     pub proxy_open: bool,
+    pub socket_open: bool,
+    /// When the shard closed it, if all was to arrive that it had written.
+    pub left_at: Option<u64>,
     pub peer_open: bool,
     /// The poller has something to tell of it.
     pub edge: bool,
@@ -122,6 +149,11 @@ pub struct Conn {
     pub slow_until: u64,
     /// The proxy was told that it is broken by a write.
     pub write_broken: bool,
+    /// What wraps it.
+    pub end: Option<Box<End>>,
+    /// Bytes that are owed were seen.
+    pub owed: bool,
+    now: u64,
 }
 
 impl Conn {
@@ -136,16 +168,30 @@ impl Conn {
             stands_at: None,
             stands: false,
             failed: false,
+            from: None,
+            accepted: matches!(far, Far::Server(_)),
             proxy_open: true,
+            socket_open: true,
+            left_at: None,
             peer_open: true,
             edge: false,
             slow_until: 0,
             write_broken: false,
+            end: None,
+            owed: false,
+            now: 0,
         }
+    }
+
+    /// From here on its peer's words are wrapped.
+    pub fn wrap(&mut self, end: End) {
+        (self.inward.wrapped, self.outward.wrapped) = (true, true);
+        self.end = Some(Box::new(end));
     }
 
     /// The network does its work for one moment.
     pub fn step(&mut self, now: u64, rng: &mut Prng) {
+        self.now = now;
         if let Some(at) = self.stands_at
             && at <= now
         {
@@ -158,6 +204,25 @@ impl Conn {
         }
         self.carry_inward(now, rng);
         self.carry_outward(now, rng);
+    }
+
+    /// Whether it can't come to be.
+    pub fn is_doomed(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.doom().is_some())
+    }
+
+    /// Faults are over.
+    pub fn heal(&mut self) {
+        self.slow_until = 0;
+        if let Some(end) = &mut self.end {
+            end.rude = false;
+            end.late_until(0);
+        }
+    }
+
+    /// The world's time, as far as this connection knows.
+    pub fn now(&self) -> u64 {
+        self.now
     }
 
     fn segment(&self, now: u64, rng: &mut Prng) -> usize {
@@ -175,7 +240,7 @@ impl Conn {
             return;
         }
         let max = self.segment(now, rng);
-        if !self.proxy_open {
+        if !self.socket_open {
             // Bytes for a closed socket: its kernel answers with RST.
             if self.inward.flying() > 0 && max > 0 {
                 self.inward.forget();
@@ -223,6 +288,161 @@ impl Conn {
         self.peer_open = false;
     }
 
+    /// The peer's process says something: as much as its kernel takes.
+    pub fn say(&mut self, words: &[u8]) -> usize {
+        self.step_end();
+        let Some(end) = &mut self.end else {
+            return self.inward.write(words);
+        };
+        if self.inward.fin || self.inward.reset {
+            return words.len();
+        }
+        let mut out = Vec::new();
+        let count = end.say(words, self.inward.room(), &mut out);
+        self.inward.push(&out);
+        self.inward.written += count as u64;
+        count
+    }
+
+    /// The peer's process reads.
+    pub fn hear(&mut self, into: &mut [u8]) -> usize {
+        self.step_end();
+        let Some(end) = &mut self.end else {
+            return self.outward.read(into);
+        };
+        let count = end.hear(into);
+        self.outward.taken += count as u64;
+        count
+    }
+
+    /// Words that the peer's process could read now.
+    pub fn unheard(&self) -> usize {
+        let words = self.end.as_ref().map(|end| end.unheard());
+        words.unwrap_or(self.outward.queued())
+    }
+
+    /// Whether the peer's process has read all, up to the proxy's FIN.
+    pub fn is_heard_out(&self) -> bool {
+        self.outward.fin_arrived && self.outward.queued() == 0 && self.unheard() == 0
+    }
+
+    /// Words that the proxy has written and the peer's process has not read.
+    pub fn on_way_down(&self) -> usize {
+        match self.end {
+            Some(_) => (self.outward.written - self.outward.taken) as usize,
+            None => self.outward.queued() + self.outward.flying(),
+        }
+    }
+
+    /// Words that the proxy's shard could have read, since the beginning.
+    pub fn visible(&self) -> u64 {
+        let lost = (self.inward.flying() + self.inward.destroyed) as u64;
+        match &self.end {
+            Some(end) => end.visible(lost),
+            None => self.inward.taken + self.inward.queued() as u64,
+        }
+    }
+
+    /// Words that it has not read, of those that have arrived.
+    pub fn unread(&self) -> usize {
+        (self.visible() - self.inward.taken) as usize
+    }
+
+    fn step_end(&mut self) {
+        let Some(end) = &mut self.end else { return };
+        if !(self.peer_open && self.stands) {
+            return;
+        }
+        let mut out = Vec::new();
+        let wish = end.step(self.now, &mut self.outward.queue, &mut out);
+        self.push(&out);
+        self.judge_end();
+        match wish {
+            Wish::Nothing => {}
+            Wish::End => self.end_peer(),
+            Wish::Reset => self.reset_proxy(),
+        }
+    }
+
+    /// Behind the proxy's FIN: nothing that it has taken is missing, and its last word came before.
+    fn judge_end(&mut self) {
+        let Some(end) = &self.end else { return };
+        let over = self.outward.fin_arrived && !self.outward.reset && self.outward.queued() == 0;
+        if !over || end.wrong || self.inward.reset || !end.is_open() {
+            return;
+        }
+        let late = self.left_at.is_some_and(|at| self.now >= at + LEAVE_TIME);
+        let missing = end.owed();
+        assert!(
+            late || missing == 0,
+            "law: {:?} misses {missing} bytes that were taken",
+            self.far
+        );
+        assert!(
+            late || end.heard_part || !end.is_sealed(),
+            "law: {:?} hears a last word",
+            self.far
+        );
+    }
+
+    /// The last word, where there is one.
+    fn say_last(&mut self) {
+        if let Some(end) = &mut self.end {
+            let mut out = Vec::new();
+            end.part(&mut out);
+            self.push(&out);
+        }
+    }
+
+    /// The peer's process ends as it should.
+    pub fn hang_up(&mut self) {
+        if self.peer_open {
+            self.say_last();
+            self.end_peer();
+        }
+    }
+
+    /// It says nothing more, and goes on reading.
+    pub fn half_close(&mut self) {
+        if let Some(end) = &mut self.end {
+            end.rude = false;
+        }
+        self.say_last();
+        self.inward.fin = true;
+    }
+
+    /// It says what nobody understands.
+    pub fn spoil(&mut self) {
+        if let Some(end) = self
+            .end
+            .as_mut()
+            .filter(|end| end.is_sealed() && end.is_open())
+        {
+            let mut out = Vec::new();
+            end.spoil(&mut out);
+            self.push(&out);
+        }
+    }
+
+    /// What is no words goes to the proxy.
+    fn push(&mut self, bytes: &[u8]) {
+        if let Some(end) = self
+            .end
+            .as_mut()
+            .filter(|_| !(self.inward.fin || self.inward.reset))
+        {
+            end.count(bytes.len());
+            self.inward.push(bytes);
+        }
+    }
+
+    /// Whether its peer has done anything for which the proxy may take it for broken.
+    pub fn is_harmed(&self) -> bool {
+        let end = self.end.as_ref();
+        let cut = |end: &End| self.inward.fin_arrived && end.is_sealed() && !end.parted;
+        self.inward.reset || self.failed || end.is_some_and(|end| end.wrong || cut(end))
+    }
+
     /// The peer's process ends: FIN, or RST if there is something that it has not read.
     pub fn end_peer(&mut self) {
         if !self.peer_open {
@@ -238,7 +458,7 @@ impl Conn {
 
     /// The proxy closes its socket: FIN, or RST if there is something that it has not read.
     pub fn close_proxy(&mut self) {
-        self.proxy_open = false;
+        (self.proxy_open, self.socket_open) = (false, false);
         self.edge = false;
         if self.inward.queued() > 0 {
             self.inward.forget();
@@ -250,7 +470,7 @@ impl Conn {
 
     /// Nothing can happen any more.
     pub fn is_over(&self) -> bool {
-        !self.proxy_open && !self.peer_open
+        !self.socket_open && !self.peer_open
     }
 
     pub fn bury(&mut self) {
@@ -258,3 +478,6 @@ impl Conn {
         self.outward.forget();
     }
 }
+
+/// What is owed by then never comes, in ms; less what clocks differ by.
+const LEAVE_TIME: u64 = 4_900;

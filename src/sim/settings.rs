@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::guise;
 use super::world::World;
 use crate::fleet::{Balance, Charter, Kind, Pool, Terms};
 use crate::kit::{Prng, Rate};
@@ -48,6 +49,7 @@ impl World {
             message_time: 20_000,
             pings: 0,
             per_address: self.laws.crowd.limit(),
+            trusted: guise::trusted(),
             ..House::default()
         }
     }
@@ -58,6 +60,7 @@ impl World {
         self.coverage.reloads += 1;
         let pool = self.rng.below(self.settings.len() as u32) as usize;
         let mut other = any(&mut self.rng);
+        other.connect = self.settings[pool].now().connect;
         if !self.fickle {
             // In most runs what is promised stays, and with it the laws are as strict as can be.
             let now = self.settings[pool].now();

@@ -4,17 +4,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
+use super::above::{self, Above, Below};
 use super::crowd;
+use super::guise::{Guise, LOCAL};
 use super::laws::{Coverage, Ledger};
 use super::peer::{Client, Server, Upstream};
 use super::pipe::{Conn, Far};
 use super::post::Letterbox;
 use super::settings::Course;
+use super::sightings::Sightings;
 use super::valves::Dress;
 use crate::fleet::{Fleet, ServerState};
 use crate::kit::{Prng, Tick};
 use crate::session::Settings;
-use crate::shard::{Accept, Answer, Destination, Dialled, Got, Io, Mail, Now, Put, Ready, Token};
+use crate::shard::{
+    Accept, Answer, Destination, Dialled, Got, Io, Kind, Mail, Now, Put, Ready, Token,
+};
 
 /// The world of one run. It is handed from shard to shard, whoever has its turn.
 pub struct World {
@@ -39,6 +44,7 @@ pub struct World {
     /// By pool.
     pub settings: Vec<Course>,
     pub dress: Vec<Dress>,
+    pub guise: Guise,
     pub message_max: usize,
     pub laws: Ledger,
     pub coverage: Coverage,
@@ -99,9 +105,13 @@ impl World {
             doors: (0..shards).map(|_| Door::default()).collect(),
             dress: vec![Dress::Bare; settings.len()],
             settings: settings.into_iter().map(Course::new).collect(),
+            guise: Guise::of(seed),
             message_max: 256 << 10,
             laws: Ledger::default(),
-            coverage: Coverage::default(),
+            coverage: Coverage {
+                edge: Sightings::of(above::EVENTS),
+                ..Coverage::default()
+            },
             reloads: seed.is_multiple_of(2),
             fickle: seed.is_multiple_of(4),
             wild: true,
@@ -148,6 +158,10 @@ impl World {
         }
         let mut conn = Conn::new(Far::Client(client), shard, &mut self.rng);
         conn.stands = true;
+        let home = crowd::address_of(client);
+        if let Some(seen) = (self.guise).wrap_client(&mut conn, home, self.now, &mut self.rng) {
+            self.coverage.edge.hit(seen);
+        }
         self.conns.push(conn);
         let id = self.conns.len() - 1;
         self.live.push(id);
@@ -167,11 +181,15 @@ impl World {
             live,
             rng,
             now,
+            coverage,
             ..
         } = self;
         live.retain(|id| {
             let conn = &mut conns[*id];
             conn.step(*now, rng);
+            for seen in conn.end.iter_mut().flat_map(|end| end.seen.drain(..)) {
+                coverage.edge.hit(seen);
+            }
             if conn.is_over() {
                 conn.bury();
             }
@@ -215,6 +233,10 @@ impl World {
         conn.stands_at = (!black).then_some(now + u64::from(wait));
         conn.failed = down;
         conn.token = Some(token);
+        let announced = self.fleet.pools[self.servers[server].pool]
+            .announce
+            .is_some();
+        (self.guise).wrap_line(&mut conn, to.port(), announced, &mut self.rng);
         self.conns.push(conn);
         let id = self.conns.len() - 1;
         self.live.push(id);
@@ -224,8 +246,11 @@ impl World {
     }
 }
 
+/// What a shard runs on.
+pub type Sim = Above<Kernel>;
+
 /// The simulator's kernel: one per shard, all over one world.
-pub struct Sim {
+pub struct Kernel {
     pub world: Option<Box<World>>,
     index: usize,
     /// What the shard believes to be the time: it moves only when the poll had a reason to return.
@@ -233,9 +258,9 @@ pub struct Sim {
     base: u32,
 }
 
-impl Sim {
-    pub fn new(index: usize, base: u32) -> Sim {
-        Sim {
+impl Kernel {
+    pub fn new(index: usize, base: u32) -> Kernel {
+        Kernel {
             world: None,
             index,
             seen: 0,
@@ -250,7 +275,7 @@ impl Sim {
     }
 }
 
-impl Io for Sim {
+impl Io for Kernel {
     type Socket = usize;
 
     fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>) {
@@ -262,7 +287,7 @@ impl Io for Sim {
         let mut silent = None;
         for id in live.iter() {
             let conn = &mut conns[*id];
-            let Some(token) = conn.token.filter(|_| conn.edge && conn.proxy_open) else {
+            let Some(token) = conn.token.filter(|_| conn.edge && conn.socket_open) else {
                 continue;
             };
             if conn.shard != index {
@@ -339,15 +364,22 @@ impl Io for Sim {
         let Some(id) = world.doors[index].waiting.pop_front() else {
             return Accept::None;
         };
-        let Far::Client(client) = world.conns[id].far else {
-            return Accept::Failed;
-        };
-        world.on_arrival(client);
-        Accept::Socket(id, crowd::address_of(client))
+        match world.conns[id].from {
+            Some(from) => Accept::Socket(id, from),
+            None => Accept::Failed,
+        }
+    }
+
+    fn local_address(&self, _: &usize) -> Option<SocketAddr> {
+        Some(LOCAL)
     }
 
     fn watch(&mut self, socket: &mut usize, token: Token) -> bool {
-        let conn = &mut self.world().conns[*socket];
+        let world = self.world();
+        if let Some(Kind::Guest(_)) = token.kind() {
+            world.coverage.edge.hit("edge: guest");
+        }
+        let conn = &mut world.conns[*socket];
         conn.token = Some(token);
         conn.edge = true;
         true
@@ -381,7 +413,7 @@ impl Io for Sim {
     fn read(&mut self, socket: &mut usize, into: &mut [u8]) -> Got {
         let world = self.world();
         let conn = &mut world.conns[*socket];
-        assert!(conn.proxy_open, "law: a closed socket is not read");
+        assert!(conn.socket_open, "law: a closed socket is not read");
         let count = conn.inward.read(into);
         let got = match count {
             // Behind a FIN a read says nothing else, whatever came after it.
@@ -397,7 +429,7 @@ impl Io for Sim {
     fn write(&mut self, socket: &mut usize, from: &[IoSlice<'_>]) -> Put {
         let world = self.world();
         let conn = &mut world.conns[*socket];
-        assert!(conn.proxy_open, "law: a closed socket is not written");
+        assert!(conn.socket_open, "law: a closed socket is not written");
         if conn.inward.reset || !conn.stands {
             conn.write_broken = true;
             return Put::Broken;
@@ -429,11 +461,45 @@ impl Io for Sim {
         let world = self.world();
         let far = world.conns[socket].far;
         world.note(format_args!("proxy closes {far:?}"));
-        if let Far::Server(upstream) = far {
-            world.on_leave(upstream);
-        }
         world.conns[socket].close_proxy();
     }
+}
+
+impl Below for Kernel {
+    fn conn(&mut self, id: usize) -> &mut Conn {
+        &mut self.world().conns[id]
+    }
+
+    fn home_of(&mut self, id: usize) -> SocketAddr {
+        match self.world().conns[id].far {
+            Far::Client(client) => crowd::address_of(client),
+            Far::Server(upstream) => panic!("law: upstream {upstream} is not accepted"),
+        }
+    }
+
+    fn hit(&mut self, name: &'static str) {
+        self.world().coverage.edge.hit(name);
+    }
+
+    fn on_accepted(&mut self, id: usize) {
+        if let Far::Client(client) = self.world().conns[id].far {
+            self.world().on_arrival(client);
+        }
+    }
+
+    fn on_read(&mut self, _: usize, _: Got) {}
+
+    fn on_written(&mut self, _: usize, _: &[u8], _: bool) {}
+
+    fn on_shut(&mut self, _: usize) {}
+
+    fn on_closing(&mut self, id: usize) {
+        if let Far::Server(upstream) = self.world().conns[id].far {
+            self.world().on_leave(upstream);
+        }
+    }
+
+    fn on_closed(&mut self, _: usize) {}
 }
 
 /// Events that a failure tells.

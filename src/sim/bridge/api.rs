@@ -115,9 +115,9 @@ impl Line {
         }
         self.flush(world);
         let conn = &mut world.conns[self.conn];
-        let gone = conn.outward.reset || (conn.outward.fin_arrived && conn.outward.queued() == 0);
+        let gone = conn.outward.reset || conn.is_heard_out();
         if gone || (self.ending && self.out.is_empty()) {
-            conn.end_peer();
+            conn.hang_up();
             self.ended = true;
         }
     }
@@ -126,7 +126,7 @@ impl Line {
         let mut buffer = [0; 16 << 10];
         for _ in 0..world.rng.below(4) {
             let max = [100, 2_000, 16 << 10][world.rng.below(3) as usize];
-            let count = world.conns[self.conn].outward.read(&mut buffer[..max]);
+            let count = world.conns[self.conn].hear(&mut buffer[..max]);
             if count == 0 {
                 return;
             }
@@ -398,7 +398,7 @@ impl Line {
         } else {
             front.len()
         };
-        let took = world.conns[self.conn].inward.write(&front[..max]);
+        let took = world.conns[self.conn].say(&front[..max]);
         self.out.drain(..took);
     }
 }

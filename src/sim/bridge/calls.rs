@@ -32,7 +32,7 @@ impl World {
     /// The poll has told the proxy what has arrived on this line.
     pub fn see_line(&mut self, line: usize) {
         let conn = &self.conns[self.lines[line].conn];
-        let why = if conn.inward.queued() > 0 {
+        let why = if conn.unread() > 0 {
             "bytes that nobody had asked for"
         } else if conn.stands && (conn.inward.fin_arrived || conn.inward.reset) {
             "its end"
@@ -41,7 +41,7 @@ impl World {
         };
         #[cfg(feature = "nats")]
         {
-            let seen = conn.inward.taken + conn.inward.queued() as u64;
+            let seen = conn.visible();
             let ended = conn.inward.fin_arrived || conn.inward.reset;
             if !ended && self.lines[line].is_harmless(seen) {
                 return;

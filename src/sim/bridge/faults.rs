@@ -72,9 +72,7 @@ impl World {
         }
         self.leaving.clear();
         let now = self.now;
-        for conn in &mut self.conns {
-            conn.slow_until = 0;
-        }
+        self.calm();
         for person in &mut self.people {
             if let Person::Guest(guest) = person {
                 guest.slow_until = guest.slow_until.min(now);
@@ -120,6 +118,7 @@ impl World {
             api,
             confirm,
             replace,
+            connect: self.settings.now().connect,
             ..super::settings(&mut self.rng)
         };
         self.settings.change(other.clone());
@@ -219,7 +218,7 @@ impl World {
             let unseen = self.lines[line].is_cut_unseen();
             let id = self.lines[line].conn;
             let conn = &mut self.conns[id];
-            let unread = conn.outward.queued() > 0;
+            let unread = conn.outward.queued() + conn.unheard() > 0;
             // An answer that ends with its connection must not seem whole.
             if unseen {
                 conn.reset_proxy();

@@ -478,8 +478,7 @@ impl World {
                 Person::Away => continue,
             };
             let conn = &self.conns[conn];
-            let busy = conn.inward.flying() + conn.inward.queued();
-            let busy = busy + conn.outward.flying() + conn.outward.queued() + waiting;
+            let busy = conn.inward.flying() + conn.unread() + conn.on_way_down() + waiting;
             if conn.peer_open && busy > 0 {
                 return Err(format!("person {me}: {busy} bytes or answers under way"));
             }

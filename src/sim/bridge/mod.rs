@@ -21,6 +21,9 @@ use std::sync::atomic::AtomicUsize;
 
 use self::people::{IDS, Person, Stage};
 use self::world::{BridgeSim, World};
+use super::above::Setup;
+use super::ground::Kernel;
+use super::guise::{self, Guise};
 use super::pipe::Far;
 use super::sightings::Sightings;
 use super::valves::clock;
@@ -89,9 +92,11 @@ impl Run {
         let shards = 1 + rng.below(3) as usize;
         let settings = Settings {
             api,
+            connect: guise::connect(seed),
             ..settings(&mut rng)
         };
-        let fleet = fleet(&mut rng);
+        let mut fleet = fleet(&mut rng);
+        fleet.pools[0].announce = Guise::announces(seed, 0);
         let nodes = rng.chance(1, 2);
         let apis = fleet.servers.len();
         let house = House {
@@ -100,10 +105,12 @@ impl Run {
             message_time: 20_000,
             pings: 0,
             hop: nodes.then(nodes::hop),
+            trusted: guise::trusted(),
             ..House::default()
         };
         let mut world = World::new(seed, shards, apis, settings.clone(), fleet.clone(), house);
         world.nodes.any = nodes;
+        world.guise = Guise::of(seed);
         let memory = Arc::new(Budget::new(60_000));
         let connections = Arc::new(Budget::new(1_000));
         let quota = Arc::<Quota>::default();
@@ -131,9 +138,19 @@ impl Run {
             walk_max,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
+        let setup = || Setup {
+            fashion: world.guise.fashion,
+            announced: world.guise.announced,
+            house: world.house.clone(),
+            memory: memory.clone(),
+            tight: false,
+        };
         let shards: Vec<_> = (0..shards)
             .map(|index| {
-                let mut shard = Shard::new(plan(index), BridgeSim::new(index, &world));
+                let mut shard = Shard::new(
+                    plan(index),
+                    BridgeSim::new(index, Kernel::new(index, &world), setup()),
+                );
                 shard.fit(fittings.clone(), clock);
                 shard
             })
@@ -195,9 +212,12 @@ impl Run {
                 continue;
             }
             let shard = &mut self.shards[at];
-            shard.io.world = self.world.take();
+            shard.io.kernel().world = self.world.take();
             self.running[at] = shard.turn();
-            self.world = shard.io.world.take();
+            if !self.running[at] {
+                shard.io.abandon();
+            }
+            self.world = shard.io.kernel().world.take();
             let world = self.world.as_mut().expect("the shard gives the world back");
             world.check_turn(&self.shards[at], &self.shards);
         }
@@ -308,9 +328,20 @@ impl Run {
     fn leave(mut self) -> BridgeReport {
         self.world().tell_all(&Mail::Stop);
         self.turn();
+        let drained = self.world().laws.drain_ends.is_some();
         for shard in &self.shards {
             shard.check_invariants();
             assert_eq!(shard.stats().faults, 0, "law: no dead pair");
+            let [lines, _, _, leaving, guests] = shard.io.rest();
+            assert_eq!(
+                [leaving, guests],
+                [0; 2],
+                "law: nobody is left in the layer"
+            );
+            assert!(
+                drained || lines == 0,
+                "law: {lines} lines are left in the layer"
+            );
         }
         let tallies = || self.shards.iter().map(|shard| &shard.stats().pools[0]);
         let begun: u64 = tallies().map(|tally| tally.requests_started).sum();
@@ -319,9 +350,8 @@ impl Run {
             .sum();
         assert_eq!(begun, ended, "law: each call ends once");
         // A drained shard takes what rests on its shelf with it.
-        let drained = self.world().laws.drain_ends.is_some();
         let resting = |far| drained && matches!(far, Far::Server(_));
-        let open: Vec<Far> = self.world().open_ends().map(|conn| conn.far).collect();
+        let open: Vec<Far> = self.world().open_sockets().map(|conn| conn.far).collect();
         let open = open.into_iter().find(|far| !resting(*far));
         assert_eq!(open, None, "law: no socket is left open");
         let left = self.connections.left();
@@ -377,7 +407,7 @@ impl Drop for Run {
             let inside = self
                 .shards
                 .iter_mut()
-                .find_map(|shard| shard.io.world.take());
+                .find_map(|shard| shard.io.kernel().world.take());
             if let Some(world) = self.world.take().or(inside) {
                 eprintln!("{}", world.story());
                 eprintln!("{:?}", world.settings.now());

@@ -6,7 +6,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::api::SHORT;
 use super::pusher::Pusher;
-use super::world::World;
+use super::world::{World, home};
 use crate::sim::codec::{self, Frames, Item};
 
 /// Somebody at a listener.
@@ -84,7 +84,7 @@ impl World {
     /// A client comes and asks to be upgraded.
     pub fn add_guest(&mut self, id: usize) -> usize {
         let me = self.people.len();
-        let conn = self.connect(me);
+        let conn = self.connect(me, home(me, false));
         let mut guest = Guest {
             conn,
             id,
@@ -133,12 +133,11 @@ impl Guest {
             return;
         }
         let (front, _) = self.out.as_slices();
-        let took = world.conns[self.conn].inward.write(front);
+        let took = world.conns[self.conn].say(front);
         self.out.drain(..took);
         let conn = &mut world.conns[self.conn];
-        let ended = conn.outward.fin_arrived && conn.outward.queued() == 0;
-        if conn.outward.reset || ended {
-            conn.end_peer();
+        if conn.outward.reset || conn.is_heard_out() {
+            conn.hang_up();
             self.go(me, world);
         }
     }
@@ -153,7 +152,7 @@ impl Guest {
         let slow = self.slow_until > world.now;
         for _ in 0..world.rng.below(4) {
             let max = if slow { 3 } else { buffer.len() };
-            let count = world.conns[self.conn].outward.read(&mut buffer[..max]);
+            let count = world.conns[self.conn].hear(&mut buffer[..max]);
             if count == 0 {
                 return;
             }
@@ -279,7 +278,7 @@ impl Guest {
     /// It leaves, in one way or another.
     fn leave(&mut self, me: usize, world: &mut World) {
         let early = self.stage == Stage::Hello;
-        if world.conns[self.conn].token.is_none() {
+        if !world.conns[self.conn].accepted {
             return;
         }
         match world.rng.below(5) {
@@ -298,9 +297,13 @@ impl Guest {
                 world.conns[self.conn].reset_proxy();
                 self.go(me, world);
             }
+            1 if world.rng.chance(1, 3) => {
+                world.conns[self.conn].spoil();
+                self.bid_farewell(me, world);
+            }
             1 => {
                 world.hit("client: fin");
-                world.conns[self.conn].end_peer();
+                world.conns[self.conn].hang_up();
                 self.go(me, world);
             }
             2 if self.slow_until < world.now => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::http::Messages;
 use super::nodes::MARK;
 use super::people::{Guest, IDS, PUSHES, Person, Stage};
-use super::world::World;
+use super::world::{World, home};
 use crate::sim::codec;
 
 /// One connection of it.
@@ -62,7 +62,7 @@ pub enum Verb {
 impl World {
     pub fn add_pusher(&mut self) {
         let me = self.people.len();
-        let conn = self.connect(me);
+        let conn = self.connect(me, home(me, true));
         let depth = [1, 1, 3][self.rng.below(3) as usize];
         self.people.push(Person::Pusher(Box::new(Pusher {
             conn,
@@ -86,16 +86,15 @@ impl Pusher {
             self.ask(me, world);
         }
         let (front, _) = self.out.as_slices();
-        let took = world.conns[self.conn].inward.write(front);
+        let took = world.conns[self.conn].say(front);
         self.out.drain(..took);
         if world.wild && world.rng.chance(1, 600) {
-            world.conns[self.conn].end_peer();
+            world.conns[self.conn].hang_up();
             self.stage = Stage::Gone;
         }
         let conn = &mut world.conns[self.conn];
-        let ended = conn.outward.fin_arrived && conn.outward.queued() == 0;
-        if conn.outward.reset || ended {
-            conn.end_peer();
+        if conn.outward.reset || conn.is_heard_out() {
+            conn.hang_up();
             self.stage = Stage::Gone;
         }
     }
@@ -106,13 +105,13 @@ impl Pusher {
     }
 
     pub fn hang_up(&mut self, world: &mut World) {
-        world.conns[self.conn].end_peer();
+        world.conns[self.conn].hang_up();
         self.stage = Stage::Gone;
     }
 
     fn read(&mut self, me: usize, world: &mut World) {
         let mut buffer = [0; 4 << 10];
-        let count = world.conns[self.conn].outward.read(&mut buffer);
+        let count = world.conns[self.conn].hear(&mut buffer);
         self.inbox.push(&buffer[..count]);
         loop {
             let next = self.inbox.next();

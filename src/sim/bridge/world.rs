@@ -12,6 +12,7 @@ use crate::fleet::{Fleet, ServerState};
 use crate::session::Api as Spoken;
 use crate::session::{House, Settings};
 use crate::shard::{Asker, Dialled, Got, Mail, Push, Token};
+use crate::sim::above::Above;
 use crate::sim::ground::{Ground, Kernel, Scene};
 use crate::sim::settings::Course;
 use crate::sim::valves::{Dress, dress};
@@ -42,7 +43,7 @@ pub struct World {
 }
 
 /// The kernel of its shards.
-pub type BridgeSim = Kernel<World>;
+pub type BridgeSim = Above<Kernel<World>>;
 
 impl World {
     pub fn new(
@@ -112,7 +113,8 @@ impl Scene for World {
             self.hit("call: at an api that joined");
         }
         let reach = &self.apis[api].reach;
-        let dialled = self.ground.begin_line(line, reach, shard, token);
+        let wrap = (to.port(), self.fleet.pools[0].announce.is_some());
+        let dialled = self.ground.begin_line(line, wrap, reach, shard, token);
         if let Dialled::Socket(id) = dialled {
             let new = Line::new(id, api);
             #[cfg(feature = "nats")]
@@ -133,12 +135,7 @@ impl Scene for World {
 
     /// The port names the person; pushers come from this machine, as they must.
     fn address_of(&self, person: usize) -> SocketAddr {
-        let ip = if self.people[person].is_pusher() {
-            [127, 0, 0, 1]
-        } else {
-            [10, 1, 0, 1]
-        };
-        SocketAddr::from((ip, person as u16))
+        home(person, self.people[person].is_pusher())
     }
 
     fn on_visible(&mut self, line: usize) {
@@ -184,6 +181,16 @@ impl Scene for World {
             _ => {}
         }
     }
+}
+
+/// Where a person is at home.
+pub fn home(person: usize, pushes: bool) -> SocketAddr {
+    let ip = if pushes {
+        [127, 0, 0, 1]
+    } else {
+        [10, 1, 0, 1]
+    };
+    SocketAddr::from((ip, person as u16))
 }
 
 /// Another world, another chance, for the same seed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::world::World;
 use crate::fleet::{Charter, ServerState};
 use crate::shard::{Mail, Rules};
+use crate::sim::guise;
 use crate::sim::pipe::Far;
 
 impl World {
@@ -92,7 +93,7 @@ impl World {
             return;
         };
         let other = super::probes(&mut self.rng, health.expect);
-        *health = other;
+        *health = guise::patient(self.guise.seed, other);
         self.hit("fault: other probes");
         self.fleet.adopt(&charter);
         let settings = self.settings.clone();
@@ -132,9 +133,7 @@ impl World {
             let (server, state) = (server as u16, ServerState::Enabled);
             self.tell_all(&Mail::State { server, state });
         }
-        for conn in &mut self.conns {
-            conn.slow_until = 0;
-        }
+        self.calm();
         for visitor in &mut self.visitors {
             (
                 visitor.slow_until,

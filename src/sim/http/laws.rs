@@ -334,7 +334,7 @@ impl World {
         }
         for (me, visitor) in self.visitors.iter().enumerate() {
             let conn = &self.conns[visitor.conn];
-            let busy = conn.inward.flying() + conn.outward.flying() + conn.outward.queued();
+            let busy = conn.inward.flying() + conn.on_way_down();
             if conn.peer_open && (busy > 0 || !visitor.is_idle(self)) {
                 return Err(format!("visitor {me} has {busy} bytes under way"));
             }

@@ -62,7 +62,7 @@ impl World {
     /// The poll has told the proxy what has arrived here.
     pub fn see_line(&mut self, line: usize) {
         let conn = &self.conns[self.lines[line].conn];
-        let why = if conn.inward.queued() > 0 {
+        let why = if conn.unread() > 0 {
             "bytes that nobody had asked for"
         } else if conn.stands && (conn.inward.fin_arrived || conn.inward.reset) {
             "its end"

@@ -16,6 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use self::world::{HttpSim, World};
+use super::above::Setup;
+use super::ground::Kernel;
+use super::guise::{self, Guise};
 use super::pipe::Far;
 use super::press::Press;
 use super::sightings::Sightings;
@@ -67,16 +70,27 @@ impl Run {
     fn new(seed: u64, quiet: bool) -> Run {
         let mut rng = Prng::from_u64(seed);
         let shards = 1 + rng.below(3) as usize;
-        let settings: Vec<Settings> = (0..1 + rng.below(2)).map(|_| settings(&mut rng)).collect();
-        let fleet = fleet(settings.len() as u16, &mut rng);
+        let mut settings: Vec<Settings> =
+            (0..1 + rng.below(2)).map(|_| settings(&mut rng)).collect();
+        (settings.iter_mut()).for_each(|one| one.connect = guise::connect(seed));
+        let mut fleet = fleet(settings.len() as u16, &mut rng);
+        for (number, pool) in fleet.pools.iter_mut().enumerate() {
+            pool.announce = Guise::announces(seed, number);
+            pool.health = pool
+                .health
+                .take()
+                .map(|health| guise::patient(seed, health));
+        }
         let house = House {
             // Shorter than an answer may take, or longer.
             handshake: [700, 2_000][rng.below(2) as usize],
             message_time: 20_000,
             min_rate: [0, 500, 5_000][rng.below(3) as usize],
+            trusted: guise::trusted(),
             ..House::default()
         };
         let mut world = World::new(seed, shards, settings.clone(), fleet.clone(), house);
+        world.guise = Guise::of(seed);
         let memory = Arc::new(Budget::new(600_000));
         world.laws.press = Press::new(memory.clone());
         let connections = Arc::new(Budget::new(1_000));
@@ -102,8 +116,20 @@ impl Run {
             walk_max: 1,
             rng: Prng::from_u64(seed.wrapping_mul(31) + index as u64),
         };
+        let setup = || Setup {
+            fashion: world.guise.fashion,
+            announced: world.guise.announced,
+            house: world.house.clone(),
+            memory: memory.clone(),
+            tight: false,
+        };
         let shards: Vec<_> = (0..shards)
-            .map(|index| Shard::new(plan(index), HttpSim::new(index, &world)))
+            .map(|index| {
+                Shard::new(
+                    plan(index),
+                    HttpSim::new(index, Kernel::new(index, &world), setup()),
+                )
+            })
             .collect();
         let crowd = 1 + rng.below(16) as usize;
         let running = vec![true; shards.len()];
@@ -156,9 +182,12 @@ impl Run {
             let world = self.world.as_mut().expect("the world is here");
             world.look(at, &self.shards);
             let shard = &mut self.shards[at];
-            shard.io.world = self.world.take();
+            shard.io.kernel().world = self.world.take();
             self.running[at] = shard.turn();
-            self.world = shard.io.world.take();
+            if !self.running[at] {
+                shard.io.abandon();
+            }
+            self.world = shard.io.kernel().world.take();
             let world = self.world.as_mut().expect("the shard gives the world back");
             world.check_turn(at, &self.shards);
         }
@@ -276,8 +305,9 @@ impl Run {
         for shard in &self.shards {
             shard.check_invariants();
             assert_eq!(shard.stats().faults, 0, "law: no dead pair");
+            assert_eq!(shard.io.rest(), [0; 5], "law: the layer is empty");
         }
-        let open = self.world().open_ends().map(|conn| conn.far).next();
+        let open = self.world().open_sockets().map(|conn| conn.far).next();
         assert_eq!(open, None, "law: no socket is left open");
         let world = self.world();
         for (server, place) in world.fleet.servers.iter().enumerate() {
@@ -306,7 +336,7 @@ impl Drop for Run {
             let inside = self
                 .shards
                 .iter_mut()
-                .find_map(|shard| shard.io.world.take());
+                .find_map(|shard| shard.io.kernel().world.take());
             if let Some(world) = self.world.take().or(inside) {
                 eprintln!("{}", world.story());
                 for pool in &world.fleet.pools {

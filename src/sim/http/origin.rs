@@ -96,12 +96,12 @@ impl Line {
         self.flush(world);
         let empty = self.process.out.is_empty();
         let conn = &mut world.conns[self.conn];
-        let gone = conn.outward.reset || (conn.outward.fin_arrived && conn.outward.queued() == 0);
+        let gone = conn.outward.reset || conn.is_heard_out();
         if self.process.resetting && empty {
             conn.reset_proxy();
             self.process.ended = true;
         } else if gone || (self.process.ending && empty) {
-            conn.end_peer();
+            conn.hang_up();
             self.process.ended = true;
         }
     }
@@ -111,7 +111,7 @@ impl Line {
         let mut buffer = [0; 16 << 10];
         for _ in 0..world.rng.below(4) {
             let max = [100, 2_000, 16 << 10][world.rng.below(3) as usize];
-            if world.conns[self.conn].outward.read(&mut buffer[..max]) == 0 {
+            if world.conns[self.conn].hear(&mut buffer[..max]) == 0 {
                 return;
             }
         }
@@ -512,7 +512,7 @@ impl Line {
             }
             false => front.len(),
         };
-        let took = world.conns[self.conn].inward.write(&front[..max]);
+        let took = world.conns[self.conn].say(&front[..max]);
         self.process.out.drain(..took);
     }
 }

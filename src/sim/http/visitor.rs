@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::tap::Tap;
-use super::world::{Request, UPWARD, Verb, World, stuff};
+use super::world::{Request, UPWARD, Verb, World, home, stuff};
 use crate::kit::Prng;
 
 /// One connection of a client.
@@ -37,7 +37,7 @@ pub struct Visitor {
 impl World {
     pub fn add_visitor(&mut self) {
         let me = self.visitors.len();
-        let conn = self.connect(me);
+        let conn = self.connect(me, home(me));
         let modern = self.rng.chance(5, 6);
         let depth = [1, 1, 2, 5][self.rng.below(4) as usize];
         let mut visitor = Visitor {
@@ -77,9 +77,8 @@ impl Visitor {
             self.leave(me, world);
         }
         let conn = &mut world.conns[self.conn];
-        let ended = conn.outward.fin_arrived && conn.outward.queued() == 0;
-        if !self.gone && (conn.outward.reset || ended) {
-            conn.end_peer();
+        if !self.gone && (conn.outward.reset || conn.is_heard_out()) {
+            conn.hang_up();
             self.go(me, world);
         }
     }
@@ -100,7 +99,7 @@ impl Visitor {
         let slow = self.slow_until > world.now;
         for _ in 0..world.rng.below(5) {
             let max = if slow { 300 } else { buffer.len() };
-            if world.conns[self.conn].outward.read(&mut buffer[..max]) == 0 {
+            if world.conns[self.conn].hear(&mut buffer[..max]) == 0 {
                 return;
             }
         }
@@ -245,9 +244,7 @@ impl Visitor {
         let (front, _) = self.out.as_slices();
         if world.wild && front.len() > 1 && world.rng.chance(1, 100) {
             world.hit("visitor: stalls inside");
-            let took = world.conns[self.conn]
-                .inward
-                .write(&front[..front.len() / 2]);
+            let took = world.conns[self.conn].say(&front[..front.len() / 2]);
             self.out.drain(..took);
             self.stalled_until = world.now + u64::from(world.rng.below(6_000));
             return;
@@ -256,13 +253,13 @@ impl Visitor {
             true => front.len().min(world.rng.below(400) as usize),
             false => front.len(),
         };
-        let took = world.conns[self.conn].inward.write(&front[..max]);
+        let took = world.conns[self.conn].say(&front[..max]);
         self.out.drain(..took);
     }
 
     /// It leaves, or loses its pace.
     fn leave(&mut self, me: usize, world: &mut World) {
-        if world.conns[self.conn].token.is_none() {
+        if !world.conns[self.conn].accepted {
             return;
         }
         let inside = self.asked.len() > self.seen(world);
@@ -273,6 +270,9 @@ impl Visitor {
                 } else {
                     "visitor: resets"
                 });
+                if world.rng.chance(1, 3) {
+                    world.conns[self.conn].spoil();
+                }
                 world.conns[self.conn].reset_proxy();
                 self.go(me, world);
             }
@@ -282,7 +282,7 @@ impl Visitor {
                 } else {
                     "visitor: ends"
                 });
-                world.conns[self.conn].end_peer();
+                world.conns[self.conn].hang_up();
                 self.go(me, world);
             }
             2 | 3 if !self.half => {
@@ -292,7 +292,7 @@ impl Visitor {
                     false => "visitor: half-closes",
                 });
                 world.note(format_args!("visitor {me} half-closes"));
-                world.conns[self.conn].inward.fin = true;
+                world.conns[self.conn].half_close();
                 self.half = true;
                 self.out.clear();
                 self.held = None;
@@ -318,7 +318,7 @@ impl Visitor {
 
     /// It has asked for all it wanted.
     pub fn hang_up(&mut self, world: &mut World) {
-        world.conns[self.conn].end_peer();
+        world.conns[self.conn].hang_up();
         self.gone = true;
     }
 }

@@ -12,6 +12,7 @@ use crate::fleet::Fleet;
 use crate::fleet::health::Expect;
 use crate::session::{House, Settings};
 use crate::shard::{Dialled, Got, Token};
+use crate::sim::above::Above;
 use crate::sim::codec;
 use crate::sim::ground::{Ground, Kernel, Scene};
 
@@ -39,7 +40,7 @@ pub struct World {
 }
 
 /// The kernel of its shards.
-pub type HttpSim = Kernel<World>;
+pub type HttpSim = Above<Kernel<World>>;
 
 /// A request, as its client sent it, and what became of it.
 pub struct Request {
@@ -181,16 +182,24 @@ impl Scene for World {
         let (server, line) = (usize::from(to.port()), self.lines.len());
         let origin = &self.origins[server];
         let mut reach = origin.reach.clone();
-        let health = self.fleet.pools[origin.pool].health.as_ref();
+        let pool = &self.fleet.pools[origin.pool];
+        let wrap = (to.port(), pool.announce.is_some());
+        let health = pool.health.as_ref();
         if health.is_some_and(|health| health.expect == Expect::Tcp) && origin.is_sick(self.now) {
             // There is but one way to fail such a probe.
             (reach.down_until, reach.refuses) = (self.now + 1, line.is_multiple_of(2));
         }
-        let dialled = self.ground.begin_line(line, &reach, shard, token);
+        let dialled = self.ground.begin_line(line, wrap, &reach, shard, token);
         match dialled {
             Dialled::Socket(id) => {
                 let now = self.now;
                 self.lines.push(Line::new(id, server, now));
+                if self.conns[id].is_doomed() {
+                    let until = now + 1_500;
+                    self.laws.trouble_at = self.laws.trouble_at.max(until);
+                    let harmed = &mut self.origins[server].harmed_until;
+                    *harmed = until.max(*harmed);
+                }
                 self.note(format_args!("line {line} to server {server} is dialled"));
                 self.on_choice(shard, server, line);
             }
@@ -210,7 +219,7 @@ impl Scene for World {
 
     /// The port names the visitor.
     fn address_of(&self, person: usize) -> SocketAddr {
-        SocketAddr::from(([10, 1, 0, 1], person as u16))
+        home(person)
     }
 
     fn on_visible(&mut self, line: usize) {
@@ -243,6 +252,11 @@ impl Scene for World {
     fn on_person_closed(&mut self, person: usize) {
         self.end_person(person, true);
     }
+}
+
+/// Where a visitor is at home.
+pub fn home(me: usize) -> SocketAddr {
+    SocketAddr::from(([10, 1, 0, 1], me as u16))
 }
 
 /// So many bytes that nobody else has.
