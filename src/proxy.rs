@@ -149,6 +149,8 @@ impl Proxy {
         desk.frontend = first.map(report::frontend_of);
         desk.legacy_names = config.metrics.legacy_names;
         desk.cluster = cluster.as_ref().map(|(cluster, _)| cluster.standing());
+        #[cfg(feature = "tls")]
+        desk.keyring.replace(locksmith.ring());
         let desk = Arc::new(desk);
 
         let addresses: Vec<SocketAddr> = config.listen.iter().map(|entry| entry.address).collect();

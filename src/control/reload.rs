@@ -16,7 +16,7 @@ use super::admin::{Desk, SERVERS_MAX};
 use super::assemble;
 use super::config::{Config, Loaded, PoolConfig, ServerConfig, Sources};
 #[cfg(feature = "tls")]
-use super::locksmith::Locksmith;
+use super::locksmith::{Cut, Locksmith};
 use super::log as own_log;
 use super::resolver::{Lookup, Name, Names};
 use crate::fleet::{Charter, Fleet, Pool, Server, ServerState, Terms};
@@ -172,15 +172,11 @@ impl Reloader {
         let numbers = Numbers::find(&fleet, &config)?;
         let leaving = leaving(&fleet, &difference);
         let newcomers = without_adopted(&fleet, newcomers, &numbers, &leaving)?;
-        let mut changed = words(&fleet, &difference, &newcomers, &leaving);
-
+        let changed = words(&fleet, &difference, &newcomers, &leaving);
         // Before loops hear of servers that need them.
         #[cfg(feature = "tls")]
-        if let (Some(locksmith), Some(cut)) = (&self.locksmith, cut)
-            && locksmith.hand_out(&config, cut)
-        {
-            changed.push("certificates".into());
-        }
+        let changed = self.with_keys(changed, &config, cut);
+
         if changed.is_empty() {
             return Ok(Reloaded { changed, waiting });
         }
@@ -200,6 +196,15 @@ impl Reloader {
         own_log::set_format(config.log.format);
         *before = config;
         Ok(Reloaded { changed, waiting })
+    }
+
+    /// Hands new keys out, and adds that to what has changed if their files have.
+    #[cfg(feature = "tls")]
+    fn with_keys(&self, changed: Vec<String>, config: &Config, cut: Option<Cut>) -> Vec<String> {
+        let cut = self.locksmith.as_ref().zip(cut);
+        let other = cut.is_some_and(|(locksmith, cut)| locksmith.hand_out(config, cut));
+        let word = other.then(|| "certificates and keys".to_owned());
+        changed.into_iter().chain(word).collect()
     }
 
     /// The addresses of all that are to come, before anything is changed or locked.

@@ -10,6 +10,8 @@
 //! one that rests keeps no buffer.
 
 #[cfg(feature = "tls")]
+pub mod blocking;
+#[cfg(feature = "tls")]
 pub mod cert;
 #[cfg(feature = "tls")]
 pub mod forge;

@@ -17,6 +17,7 @@ mod routes;
 mod server;
 mod servers;
 mod sessions;
+mod stream;
 mod view;
 
 use std::fmt;
@@ -34,6 +35,8 @@ pub use self::sessions::Sessions;
 use super::cluster::Standing;
 use super::recruiter::Recruiter;
 use super::switchboard::Switchboard;
+#[cfg(feature = "tls")]
+use crate::edge::keys::Keyring;
 use crate::fleet::{Fleet, Server, ServerState};
 use crate::shard::mail::{Answer, Mail};
 use crate::shard::stats::Snapshot;
@@ -63,6 +66,9 @@ pub struct Desk {
     pub newsroom: Newsroom,
     /// The other nodes, if this one is not alone.
     pub cluster: Option<Arc<Standing>>,
+    /// The admin address's own keys, and when certificates are over.
+    #[cfg(feature = "tls")]
+    pub keyring: Option<Arc<Keyring>>,
 }
 
 /// Why a server can't be taken in.
@@ -113,6 +119,8 @@ impl Desk {
             recruiter,
             newsroom: Newsroom::new(),
             cluster: None,
+            #[cfg(feature = "tls")]
+            keyring: None,
         }
     }
 

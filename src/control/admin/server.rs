@@ -1,18 +1,18 @@
 //! HTTP/1.1 on blocking sockets: one thread accepts, one per connection serves.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use log::warn;
-use rustix::net::RecvFlags;
 
 use super::guard;
 use super::message::{Pieces, Request, Response};
+use super::stream::Stream;
 use super::{Annex, Desk, balancer, events, routes};
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::head::{self, HeadError, HeadLimits, HeadWriter};
@@ -82,7 +82,7 @@ impl AdminServer {
         }
         for stream in self.house.guests().streams.values() {
             // An answer under way is still written; the next request is not read any more.
-            let _ = stream.shutdown(Shutdown::Read);
+            stream.end_reading();
         }
     }
 }
@@ -108,7 +108,7 @@ struct House {
 /// Connections by number.
 #[derive(Default)]
 struct Guests {
-    streams: BTreeMap<u64, Arc<TcpStream>>,
+    streams: BTreeMap<u64, Arc<Stream>>,
     next: u64,
 }
 
@@ -122,7 +122,7 @@ impl House {
 struct Seat {
     house: Arc<House>,
     number: u64,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     peer: SocketAddr,
     /// Beyond [`CONNECTIONS_MAX`]: told so, and sent away.
     excess: bool,
@@ -156,6 +156,9 @@ fn seat(house: &Arc<House>, stream: TcpStream, peer: SocketAddr) {
         if present >= CONNECTIONS_MAX + EXCESS_MAX {
             return;
         }
+        let Some(stream) = Stream::new(stream, &house.desk) else {
+            return;
+        };
         let number = guests.next;
         guests.next += 1;
         let stream = Arc::new(stream);
@@ -199,8 +202,11 @@ impl Guest<'_> {
     }
 
     fn serve(mut self) {
-        let _ = self.seat.stream.set_nodelay(true);
-        let _ = self.seat.stream.set_write_timeout(Some(WRITE_MAX));
+        self.seat.stream.prepare(WRITE_MAX);
+        if self.seat.excess && self.seat.stream.is_sealed() {
+            // Before a handshake nothing can be told, and that would need a place.
+            return;
+        }
         if self.seat.excess {
             // Told before it asks: who says nothing must not keep a place of the few there are.
             let full = Response::error(503, "too many connections to the admin address");
@@ -251,7 +257,7 @@ impl Guest<'_> {
         }
         let annexed = house.annex.as_ref().and_then(|annex| annex.handle(&asked));
         let response = annexed.unwrap_or_else(|| {
-            let is_awaited = || self.is_awaited();
+            let is_awaited = || self.seat.stream.is_awaited();
             routes::answer(&house.desk, &asked, &is_awaited)
         });
         let response = balancer::in_its_words(&asked.path, response);
@@ -320,10 +326,8 @@ impl Guest<'_> {
         if left.is_zero() {
             return Ok(Got::Late);
         }
-        let mut stream: &TcpStream = &self.seat.stream;
-        stream.set_read_timeout(Some(left)).map_err(|_| Gone)?;
         let mut buffer = [0; 16 * 1024];
-        match stream.read(&mut buffer) {
+        match self.seat.stream.read_within(left, &mut buffer) {
             Ok(0) => Err(Gone),
             Ok(count) => {
                 self.bytes.extend_from_slice(&buffer[..count]);
@@ -332,15 +336,6 @@ impl Guest<'_> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Got::Bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Got::Late),
             Err(_) => Err(Gone),
-        }
-    }
-
-    /// Whether somebody still waits for the answer. Who has shut his side is taken as gone.
-    fn is_awaited(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        match rustix::net::recv(&*self.seat.stream, &mut [0; 1], flags) {
-            Ok((length, _)) => length > 0,
-            Err(error) => error == rustix::io::Errno::AGAIN || error == rustix::io::Errno::INTR,
         }
     }
 
@@ -415,14 +410,13 @@ impl Guest<'_> {
     }
 
     fn write(&self, bytes: &[u8]) -> Result<(), Gone> {
-        let mut stream: &TcpStream = &self.seat.stream;
-        stream.write_all(bytes).map_err(|_| Gone)
+        self.seat.stream.write_all(bytes).map_err(|_| Gone)
     }
 
     /// Ends the stream and throws away what still comes: closing with unread bytes would send RST,
     /// which destroys an answer on its way.
     fn linger(mut self) {
-        if self.seat.stream.shutdown(Shutdown::Write).is_err() {
+        if self.seat.stream.part().is_err() {
             return;
         }
         let deadline = Instant::now() + LINGER_MAX;

@@ -10,7 +10,6 @@ mod sampler;
 mod viewer;
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -23,6 +22,7 @@ use self::sampler::Sample;
 use self::viewer::Viewer;
 use super::Desk;
 use super::message::{Request, Response};
+use super::stream::Stream;
 use crate::shard::news::News;
 
 /// Where it is served.
@@ -119,7 +119,7 @@ pub(super) fn head() -> Response {
 /// 429 if as many watch as may.
 pub(super) fn admit(
     desk: &Desk,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     head: Vec<u8>,
     request: &Request,
 ) -> Result<(), Response> {

@@ -1,16 +1,16 @@
 //! One who watches.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::VIEWERS_MAX;
+use crate::control::admin::stream::Stream;
 
 /// A stream that is written to without ever waiting for it.
 pub(super) struct Viewer {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     /// What the kernel has not taken yet.
     pending: Vec<u8>,
     /// When it last took something, or had nothing to take.
@@ -39,12 +39,12 @@ impl Drop for Place {
 impl Viewer {
     /// `None` if there is no place.
     pub(super) fn new(
-        stream: Arc<TcpStream>,
+        stream: Arc<Stream>,
         head: Vec<u8>,
         viewers: &Arc<AtomicUsize>,
     ) -> Option<Viewer> {
         let place = Place::take(viewers)?;
-        stream.set_nonblocking(true).ok()?;
+        stream.hurry().ok()?;
         Some(Viewer {
             stream,
             pending: head,
@@ -64,9 +64,15 @@ impl Viewer {
             return false;
         }
         let mut taken = 0;
-        let mut stream: &TcpStream = &self.stream;
+        let is_wait = |error: &io::Error| {
+            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+        };
+        // What is sealed already, and would wait for the next word else.
+        if self.stream.flush().is_err_and(|error| !is_wait(&error)) {
+            return false;
+        }
         while taken < self.pending.len() {
-            match stream.write(&self.pending[taken..]) {
+            match self.stream.write(&self.pending[taken..]) {
                 Ok(0) => return false,
                 Ok(count) => taken += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -83,9 +89,7 @@ impl Viewer {
 
     /// Whether its other side has ended the connection. What it says else is thrown away.
     fn has_left(&self) -> bool {
-        let mut stream: &TcpStream = &self.stream;
-        let read: io::Result<usize> = stream.read(&mut [0; 512]);
-        match read {
+        match self.stream.read(&mut [0; 512]) {
             Ok(count) => count == 0,
             Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
@@ -93,7 +97,7 @@ impl Viewer {
 
     /// The end, said by a FIN.
     pub(super) fn end(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.part();
     }
 }
 
@@ -106,14 +110,16 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
 
     /// A viewer's own side of its connection, and ours.
     fn pair(viewers: &Arc<AtomicUsize>) -> (TcpStream, Viewer) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (ours, _) = listener.accept().unwrap();
-        let viewer = Viewer::new(Arc::new(ours), b"head".to_vec(), viewers).unwrap();
+        let ours = Arc::new(Stream::plain(ours));
+        let viewer = Viewer::new(ours, b"head".to_vec(), viewers).unwrap();
         (theirs, viewer)
     }
 
