@@ -94,6 +94,7 @@ impl Engine for Toy {
     fn seal(
         &mut self,
         session: &mut Session,
+        _: &mut [u8],
         words: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
@@ -101,7 +102,7 @@ impl Engine for Toy {
         Ok(())
     }
 
-    fn part(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    fn part(&mut self, session: &mut Session, _: &mut [u8], out: &mut Vec<u8>) {
         session.part(out);
     }
 }
