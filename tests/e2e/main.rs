@@ -4,6 +4,7 @@
 //! they mostly wait, and so can wait together. `scripts/setup-tests` installs the peers.
 
 mod admin;
+mod announced;
 mod balancers;
 mod bridge;
 #[cfg(feature = "nats")]
@@ -38,5 +39,7 @@ mod reload;
 mod replay;
 mod seams;
 mod shutdown;
+mod siege;
 mod support;
 mod valves;
+mod wss;

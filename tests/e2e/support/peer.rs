@@ -1,7 +1,7 @@
 //! The recording servers of `tests/peers`, as processes that can be killed, stopped and revived.
 
 use super::ledger::cut_torn;
-use super::tls::{self, Pair};
+use super::tls::{self, Authority, Pair};
 use super::{SOON, Scratch, free_port, root, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -83,8 +83,8 @@ impl Peer {
         through: &[&str],
         options: &[&str],
     ) -> Peer {
-        let seal = tls::on().then(tls::our_pair);
-        Peer::listen_sealed(kind, name, (host, port), through, options, seal)
+        let seal = tls::on().then(|| Authority::ours().issue(&["localhost", host]));
+        Peer::listen_sealed(kind, name, (host, port), through, options, seal.as_ref())
     }
 
     /// A server that shows this certificate, whatever the run.

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 impl Proxy {
     /// One pool `main` over `servers` (URLs), times short enough for tests, and `changes` merged
     /// over that, object by object; `listen`, if given, is the one address, or what is said of it
-    /// beside that. Gives it when it is ready.
+    /// beside that; there `tls: true` is the certificate of the tests. Gives it when it is ready.
     pub fn start(servers: &[String], changes: Value) -> Proxy {
         Proxy::start_through(&[], servers, changes)
     }
@@ -62,7 +61,7 @@ impl Proxy {
             _ => json!({}),
         };
         let dir = Scratch::new("proxy");
-        if tls::on() {
+        if tls::on() || port["tls"] == true {
             seal(&dir, &mut port, &mut config);
         }
         let sealed = port["tls"].is_object();
@@ -108,14 +107,25 @@ impl Proxy {
         assert!(self.gets_ready(), "{}", self.log());
     }
 
+    /// Whether clients speak TLS with it.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
     pub fn url(&self, path: &str) -> String {
         let scheme = if self.sealed { "wss" } else { "ws" };
         format!("{scheme}://{}{path}", self.address)
     }
 
-    /// Has a client's program believe this proxy in the run with TLS.
+    /// Has a client's program believe this proxy, where that has the certificate of the tests.
     pub fn is_believed_by<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        believe(command, &self.dir.file("ca.pem"))
+        if self.sealed {
+            let ca = self.dir.file("ca.pem");
+            command
+                .env("SSL_CERT_FILE", &ca)
+                .env("NODE_EXTRA_CA_CERTS", &ca);
+        }
+        command
     }
 
     /// A scrape; its laws are checked each time.
@@ -324,7 +334,7 @@ fn behind(through: &[String], program: &Command) -> Command {
 
 /// TLS on both legs, where nothing is said of it.
 fn seal(dir: &Scratch, port: &mut Value, config: &mut Value) {
-    if port["tls"].is_null() {
+    if !port["tls"].is_object() {
         port["tls"] = tls::our_pair().write(dir, "tls");
     }
     let ca = json!({ "ca": Authority::ours().file(dir, "ca") });
@@ -333,13 +343,6 @@ fn seal(dir: &Scratch, port: &mut Value, config: &mut Value) {
             pool["tls"] = ca.clone();
         }
     }
-}
-
-/// Tells Python and Node whose certificates are good.
-pub fn believe<'a>(command: &'a mut Command, ca: &Path) -> &'a mut Command {
-    command
-        .env("SSL_CERT_FILE", ca)
-        .env("NODE_EXTRA_CA_CERTS", ca)
 }
 
 fn defaults(servers: Vec<Value>) -> Value {

@@ -2,7 +2,7 @@
 
 use super::frames::{CLOSE, Frame, PING, PONG};
 use super::tls::{self, Pipe};
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -93,13 +93,18 @@ pub struct Raw {
 impl Raw {
     /// A client of wsteady, sealed in the run with TLS.
     pub fn connect(address: SocketAddr) -> Raw {
-        let tcp = TcpStream::connect(address).unwrap();
         if tls::on() {
-            tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            Raw::on(Pipe::connect(tcp, &tls::our_client(), "localhost"))
+            Raw::sealed(address, &tls::our_client(), "localhost")
         } else {
-            Raw::over(tcp)
+            Raw::plain(address)
         }
+    }
+
+    /// Sealed so, whatever the run.
+    pub fn sealed(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Raw {
+        let tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Raw::on(Pipe::connect(tcp, config, name))
     }
 
     /// In the clear, whatever the run.
@@ -128,11 +133,16 @@ impl Raw {
     /// Connects and upgrades; panics if the answer isn't a correct 101.
     pub fn open(address: SocketAddr, path: &str, more: &str) -> Raw {
         let mut raw = Raw::connect(address);
-        raw.send(handshake(path, more).as_bytes());
-        let head = raw.head(Duration::from_secs(10));
+        raw.upgrade(path, more);
+        raw
+    }
+
+    /// Upgrades; panics if the answer isn't a correct 101.
+    pub fn upgrade(&mut self, path: &str, more: &str) {
+        self.send(handshake(path, more).as_bytes());
+        let head = self.head(Duration::from_secs(10));
         assert_eq!(head.status(), 101, "{head:?}");
         assert_eq!(head.header("sec-websocket-accept"), Some(ACCEPT));
-        raw
     }
 
     /// Writes; that the peer has gone is for the reading side to find.

@@ -8,6 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Result, Write};
@@ -157,6 +158,19 @@ pub fn server(pair: &Pair) -> Arc<ServerConfig> {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
+        .with_single_cert(pair.chain(), pair.private());
+    Arc::new(config.unwrap())
+}
+
+/// A server that lets nobody in but those whom this authority knows.
+pub fn server_asking(pair: &Pair, whom: &Authority) -> Arc<ServerConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(whom.issuer.der().clone()).unwrap();
+    let judge = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(judge.build().unwrap())
         .with_single_cert(pair.chain(), pair.private());
     Arc::new(config.unwrap())
 }
