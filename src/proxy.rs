@@ -428,6 +428,8 @@ impl Runner {
         notifies.iter().for_each(|one| shard.notify(one.clone()));
         shard.fit(fittings.clone(), clock_of_loops::micros);
         while shard.turn() {}
+        // Last words that the kernel has yet to take.
+        while shard.io.linger(LINGER) {}
     }
 }
 
@@ -473,3 +475,6 @@ fn secret_of(seed: &[u8; 32]) -> (u64, u64) {
     };
     (part(16), part(24))
 }
+
+/// Between two looks at what is still owed when a loop has stopped, in ms.
+const LINGER: u32 = 1_000;

@@ -143,13 +143,19 @@ impl<I: Io, E: Engine> Layer<I, E> {
         }
     }
 
-    /// Nobody polls it any more: what is owed never comes.
-    pub fn abandon(&mut self) {
-        while let Some((_, token)) = self.leaving.pop_front() {
-            if let Some(number) = self.attended.get(&token) {
-                self.let_go(*number);
-            }
+    /// Whether words go both ways here, as far as we know.
+    pub fn stands(&self, socket: &Socket<I::Socket>) -> bool {
+        match socket {
+            Socket::Plain(_) => true,
+            Socket::Line(number) => self.lines[*number as usize].stage == Stage::Open,
         }
+    }
+
+    /// For when the shard has stopped: those who have left may still pay what they owe. Waits for so many
+    /// ms at most; whether somebody is left.
+    pub fn linger(&mut self, wait: u32) -> bool {
+        self.poll(Some(wait), &mut Vec::new());
+        !self.leaving.is_empty()
     }
 
     /// Whoever comes, as the shard gets him.
@@ -307,32 +313,29 @@ impl<I: Io, E: Engine> Layer<I, E> {
         let Some(line) = self.lines.get_mut(number as usize) else {
             return false;
         };
-        loop {
-            let taken = match line.receive(&mut self.io, &mut self.engine, &mut self.buffers) {
-                Ok(taken) => taken,
-                Err(fault) => {
-                    blame(line, &fault);
-                    // What was said before it went wrong was said.
-                    line.words.extend_from_slice(&self.buffers.words);
-                    return false;
-                }
-            };
-            if line.stage == Stage::Open {
-                // What was said with the last word of the handshake.
-                if !planted!(WordsLost) {
-                    line.words.extend_from_slice(&self.buffers.words);
-                }
-                return true;
+        let received = line.receive(&mut self.io, &mut self.engine, &mut self.buffers);
+        let words = &self.buffers.words;
+        let got = match received {
+            Ok(taken) => taken.got,
+            Err(fault) => {
+                blame(line, &fault);
+                // What was said before it went wrong was said.
+                line.words.extend_from_slice(words);
+                return false;
             }
-            match taken.got {
-                Got::End | Got::Broken => {
-                    blame(line, &Fault("it ended inside the TLS handshake".into()));
-                    return false;
-                }
-                _ if taken.again => {}
-                Got::Bytes(_) | Got::Wait => return false,
-            }
+        };
+        let over = matches!(got, Got::End | Got::Broken);
+        // A server that has gone already has taken nothing: whoever knows that can ask another.
+        let gone = line.server.is_some() || line.stage != Stage::Open;
+        if over && gone {
+            blame(line, &Fault("it ended inside the TLS handshake".into()));
+            return false;
         }
+        // What was said with the last word of the handshake.
+        if !planted!(WordsLost) {
+            line.words.extend_from_slice(words);
+        }
+        line.stage == Stage::Open
     }
 
     fn read_line(&mut self, number: u32, into: &mut [u8]) -> Got {
@@ -442,7 +445,11 @@ impl<I: Io, E: Engine> Layer<I, E> {
             line.part(&mut self.io, &mut self.engine, &mut self.buffers);
         }
         let pays = line.stage == Stage::Open || line.stage == Stage::Greeting;
+        // Who can't be reached any more owes nothing.
+        let pays = pays && line.pay(&mut self.io);
         let pays = pays && !planted!(DebtsForgotten);
+        self.memory.change(held, line.held());
+        let held = line.held();
         if line.owed.is_empty() || !pays || self.leaving.len() >= LEAVING_MAX {
             return self.let_go(number);
         }

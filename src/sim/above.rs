@@ -80,9 +80,9 @@ impl<K: Below> Above<K> {
         self.layer.rest()
     }
 
-    /// Nobody runs it any more.
-    pub fn abandon(&mut self) {
-        self.layer.abandon();
+    /// Its shard has stopped.
+    pub fn linger(&mut self) {
+        self.layer.linger(0);
     }
 
     fn id(&self, socket: &Socket<usize>) -> usize {
@@ -97,6 +97,12 @@ impl<K: Below> Above<K> {
             self.kernel()
                 .hit(if owes { "edge: owed" } else { "edge: paid" });
         }
+    }
+
+    /// Who closes inside a handshake says no last word.
+    fn note_silence(&mut self, id: usize, socket: &Socket<usize>) {
+        let stands = self.layer.stands(socket);
+        self.kernel().conn(id).silent |= !stands;
     }
 
     fn judge_read(&mut self, id: usize, words: &[u8], got: Got) {
@@ -261,12 +267,14 @@ impl<K: Below> Io for Above<K> {
 
     fn shut(&mut self, socket: &mut Self::Socket) {
         let id = self.id(socket);
+        self.note_silence(id, socket);
         self.layer.shut(socket);
         self.kernel().on_shut(id);
     }
 
     fn close(&mut self, socket: Self::Socket) {
         let id = self.id(&socket);
+        self.note_silence(id, &socket);
         self.kernel().on_closing(id);
         let now = self.kernel().conn(id).now();
         self.kernel().conn(id).left_at = Some(now);

@@ -77,6 +77,7 @@ impl End {
         let mut end = End::new(session, rng);
         end.awaits_header = announced;
         end.doom = doom.filter(|_| sealed);
+        end.wrong = end.doom == Some(Doom::Shady);
         end
     }
 

@@ -205,14 +205,15 @@ impl Run {
     fn turn_shards(&mut self) {
         for at in 0..self.shards.len() {
             if !self.running[at] {
+                let io = &mut self.shards[at].io;
+                io.kernel().world = self.world.take();
+                io.linger();
+                self.world = io.kernel().world.take();
                 continue;
             }
             let shard = &mut self.shards[at];
             shard.io.kernel().world = self.world.take();
             self.running[at] = shard.turn();
-            if !self.running[at] {
-                shard.io.abandon();
-            }
             self.world = shard.io.kernel().world.take();
             let world = self.world.as_mut().expect("the shard gives the world back");
             world.check_turn(&self.shards[at]);
@@ -256,8 +257,7 @@ impl Run {
 
     /// All that was owed has been paid, or is not waited for any more.
     fn is_paid(&self) -> bool {
-        let mut running = self.shards.iter().zip(&self.running);
-        running.all(|(shard, runs)| !runs || shard.io.rest()[0] == 0)
+        self.shards.iter().all(|shard| shard.io.rest()[3] == 0)
     }
 
     /// All clients leave, or wsteady is told to stop.

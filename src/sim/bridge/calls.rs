@@ -269,7 +269,8 @@ impl World {
         assert!(!over, "law: one DELETE of guest {guest} that succeeds");
         let tired = now >= progress_at + hold;
         let place = self.people[guest].guest().expect("guests stay");
-        let lost = place.stage == Stage::Gone || place.slow_until > 0;
+        let harmed = self.conns[place.conn].is_harmed();
+        let lost = place.stage == Stage::Gone || place.slow_until > 0 || harmed;
         let pushed = self.laws.dismissals.contains(&(id, code));
         let legal = match code {
             1006 => lost,

@@ -209,14 +209,15 @@ impl Run {
         world.step_nodes();
         for at in 0..self.shards.len() {
             if !self.running[at] {
+                let io = &mut self.shards[at].io;
+                io.kernel().world = self.world.take();
+                io.linger();
+                self.world = io.kernel().world.take();
                 continue;
             }
             let shard = &mut self.shards[at];
             shard.io.kernel().world = self.world.take();
             self.running[at] = shard.turn();
-            if !self.running[at] {
-                shard.io.abandon();
-            }
             self.world = shard.io.kernel().world.take();
             let world = self.world.as_mut().expect("the shard gives the world back");
             world.check_turn(&self.shards[at], &self.shards);
@@ -328,6 +329,12 @@ impl Run {
     fn leave(mut self) -> BridgeReport {
         self.world().tell_all(&Mail::Stop);
         self.turn();
+        let deadline = self.world().now + 10_000;
+        while self.shards.iter().any(|shard| shard.io.rest()[3] > 0) {
+            self.turn();
+            let now = self.world().now;
+            assert!(now < deadline, "law: debts are paid, or forgotten");
+        }
         let drained = self.world().laws.drain_ends.is_some();
         for shard in &self.shards {
             shard.check_invariants();

@@ -177,6 +177,10 @@ impl Run {
         world.step_peers();
         for at in 0..self.shards.len() {
             if !self.running[at] {
+                let io = &mut self.shards[at].io;
+                io.kernel().world = self.world.take();
+                io.linger();
+                self.world = io.kernel().world.take();
                 continue;
             }
             let world = self.world.as_mut().expect("the world is here");
@@ -184,9 +188,6 @@ impl Run {
             let shard = &mut self.shards[at];
             shard.io.kernel().world = self.world.take();
             self.running[at] = shard.turn();
-            if !self.running[at] {
-                shard.io.abandon();
-            }
             self.world = shard.io.kernel().world.take();
             let world = self.world.as_mut().expect("the shard gives the world back");
             world.check_turn(at, &self.shards);
@@ -302,6 +303,12 @@ impl Run {
     fn leave(mut self) -> HttpReport {
         self.world().tell_all(&Mail::Stop);
         self.turn();
+        let deadline = self.world().now + 10_000;
+        while self.shards.iter().any(|shard| shard.io.rest()[3] > 0) {
+            self.turn();
+            let now = self.world().now;
+            assert!(now < deadline, "law: debts are paid, or forgotten");
+        }
         for shard in &self.shards {
             shard.check_invariants();
             assert_eq!(shard.stats().faults, 0, "law: no dead pair");
