@@ -207,6 +207,12 @@ struct Flags {
     /// Address for clients; may be given several times [default: :8080]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
+    /// PEM file with a certificate, for the first address for clients
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// PEM file with its key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// The operator's address [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -413,6 +419,15 @@ fn sources(flags: &Flags, env: &mut Env) -> Result<Sources, Exit> {
     for (flag, name, path) in table {
         if let Some((value, origin)) = env.pick(flag, name)? {
             sources.put(path, &value, &origin);
+        }
+    }
+    let table = [
+        (&flags.tls_cert, "tls-cert", "cert"),
+        (&flags.tls_key, "tls-key", "key"),
+    ];
+    for (flag, name, key) in table {
+        if let Some((value, origin)) = env.pick(flag, name)? {
+            sources.put_tls(key, &value, &origin);
         }
     }
     // A variable alone: whoever may list processes would read it from a command line.

@@ -591,3 +591,6 @@ const DAY: i64 = 24 * 60 * 60;
 
 /// Who renews by itself has done so long before: a month is usual.
 const DAYS_MIN: i64 = 14;
+
+#[cfg(test)]
+mod tests;

@@ -317,3 +317,6 @@ const HTTP: &[u8] = b"http/1.1";
 
 /// Questions whose tickets stay good: those of all listeners there may be, and some of before.
 const SEALERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

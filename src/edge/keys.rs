@@ -90,6 +90,13 @@ impl Keyring {
         self.version.load(Acquire)
     }
 
+    /// Files with certificates of ours, and when those are over, in seconds since 1970.
+    pub fn expiries(&self) -> Vec<(String, u64)> {
+        let keys = self.keys();
+        let dated = keys.dates.iter();
+        dated.map(|one| (one.file.clone(), one.not_after)).collect()
+    }
+
     /// What is in it now.
     pub fn keys(&self) -> Arc<Keys> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);

@@ -41,5 +41,7 @@ mod seams;
 mod shutdown;
 mod siege;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod valves;
 mod wss;

@@ -285,8 +285,11 @@ fn the_reader_of_expressions_finds_names_and_labels() {
 const ADDED: [&str; 2] = ["job", "instance"];
 
 #[test]
+#[cfg(feature = "tls")]
 fn the_dashboard_and_the_alerts_use_what_there_is() {
     let proxy = varied();
+    let files = crate::tls::Files::new(2090);
+    proxy.reload(|config| config["listen"][0]["tls"] = files.section());
     let metrics = Metrics::parse(&proxy.admin("GET", "/metrics", None).body);
     let uses: Vec<Use> = uses_of_dashboard()
         .into_iter()

@@ -124,6 +124,15 @@ impl Desk {
         }
     }
 
+    /// Files with certificates of ours, and when those are over, in seconds since 1970.
+    pub fn expiries(&self) -> Vec<(String, u64)> {
+        #[cfg(feature = "tls")]
+        let expiries = self.keyring.iter().flat_map(|ring| ring.expiries());
+        #[cfg(not(feature = "tls"))]
+        let expiries = std::iter::empty();
+        expiries.collect()
+    }
+
     /// Control's copy of the fleet. Mail about it is posted while this is held: two changes reach
     /// every loop in the order in which they were made here.
     pub fn fleet(&self) -> MutexGuard<'_, Fleet> {

@@ -288,6 +288,7 @@ fn metrics(desk: &Desk, request: &Request) -> Result<Response, Response> {
         desk.memory_limit.load(Relaxed),
         frontend,
         desk.cluster.as_deref(),
+        &desk.expiries(),
     );
     let kind = if openmetrics {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

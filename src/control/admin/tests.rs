@@ -19,6 +19,8 @@ use crate::shard::news::News;
 use crate::shard::stats::{SessionRow, Stats};
 
 mod balancer;
+#[cfg(feature = "tls")]
+mod sealed_tests;
 
 /// Two shards: a thread that answers mail, and remembers what came.
 struct Stand {
@@ -265,7 +267,7 @@ struct Got {
 }
 
 impl Got {
-    fn read(stream: &mut TcpStream, bodiless: bool) -> std::io::Result<Got> {
+    fn read(stream: &mut impl Read, bodiless: bool) -> std::io::Result<Got> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -290,7 +292,7 @@ impl Got {
     }
 
     /// False: it was the last.
-    fn read_chunk(&mut self, stream: &mut TcpStream) -> std::io::Result<bool> {
+    fn read_chunk(&mut self, stream: &mut impl Read) -> std::io::Result<bool> {
         let mut size = Vec::new();
         while !size.ends_with(b"\r\n") {
             let mut byte = [0];

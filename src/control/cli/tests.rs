@@ -174,6 +174,47 @@ fn every_flag_reaches_its_key_as_flag_and_as_variable() {
 }
 
 #[test]
+fn a_certificate_is_the_first_listeners() {
+    let line = "--backend ws://a --tls-cert /none/a.crt";
+    let says = |line: &str, env: &[(&str, &str)], says: &str| {
+        let (code, text) = exit(line, env);
+        assert!(code == 2 && text.contains(says), "{line}: {text}");
+    };
+    if cfg!(not(feature = "tls")) {
+        return says(
+            line,
+            &[],
+            "--tls-cert: listen[0].tls: this build has no TLS",
+        );
+    }
+    let both = format!("{line} --tls-key /none/a.key");
+    says(line, &[], "listen[0].tls.key: is missing");
+    for line in [&*both, &format!("{both} --listen :1 --listen :2")] {
+        says(
+            line,
+            &[],
+            "wsteady: --tls-cert: listen[0].tls.cert: /none/a.crt can't be read",
+        );
+    }
+    let env = [("WSTEADY_TLS_KEY", "/none/b.key")];
+    says(
+        line,
+        &env,
+        "wsteady: WSTEADY_TLS_KEY: listen[0].tls.key: /none/b.key can't be read",
+    );
+    let text = "listen: [{ address: \":1\", tls: { cert: /none/c.crt, key: /none/c.key } }]\n\
+                pools: { chat: { servers: [ws://h:1] } }\n";
+    let file = TempFile::new("certificate", text);
+    let line = format!("-c {} --tls-cert /none/d.crt", file.path());
+    says(
+        &line,
+        &[],
+        "--tls-cert: listen[0].tls.cert: /none/d.crt can't be read",
+    );
+    says(&line, &[], "listen[0].tls.key: /none/c.key can't be read");
+}
+
+#[test]
 fn backends_replace_the_files_pools_and_routes() {
     let text = format!("{POOL}routes: [{{ path: /x, pool: chat }}]\ndrain: 9s\n");
     let file = TempFile::new("replace", &text);

@@ -53,7 +53,7 @@ use std::sync::Arc;
 
 use legacy::{BridgeTimeout, Draft};
 use read::Findings;
-use tree::Node;
+use tree::{Node, Value};
 
 /// Where a configuration comes from. Kept by the process, so that SIGHUP can [`Sources::load`]
 /// the file again under the same flags and environment.
@@ -68,6 +68,8 @@ pub struct Sources {
     /// What was given in ws2api's words and has become overlays.
     ws2api: Option<Older>,
     bridge_timeout: Option<BridgeTimeout>,
+    /// Keys of the first listener's `tls`, which lie over all else.
+    first_tls: Vec<(&'static str, Node)>,
 }
 
 /// A configuration that passed every check.
@@ -130,6 +132,12 @@ impl Sources {
         });
     }
 
+    /// Puts one value into the `tls` of the first listener, whatever says where that is.
+    pub(crate) fn put_tls(&mut self, key: &'static str, value: &str, origin: &str) {
+        let node = Node::scalar(value, Place::named(origin));
+        self.first_tls.push((key, node));
+    }
+
     /// Puts `pools` over the file's pools and routes; no pools change nothing.
     pub(crate) fn put_pools(&mut self, pools: &[FlagPool]) {
         if pools.is_empty() {
@@ -189,6 +197,9 @@ impl Sources {
             .map_err(|problem| Problems::from(vec![problem]))?;
         for overlay in &self.overlays {
             draft.root.graft(overlay.path, overlay.node.clone());
+        }
+        for (key, node) in &self.first_tls {
+            lay_tls(&mut draft.root, key, node);
         }
         if let Some(timeout) = &self.bridge_timeout {
             timeout.lay(&mut draft.root);
@@ -277,6 +288,28 @@ impl Config {
         }]);
         sources.load().map(|loaded| loaded.config)
     }
+}
+
+/// Puts a value into the `tls` of the first listener, which may stand there as an address alone, or
+/// not at all.
+fn lay_tls(root: &mut Node, key: &str, node: &Node) {
+    let address = Config::default().listen[0].address.to_string();
+    let item = Node::scalar(&address, node.place.clone());
+    let default = Node::list(vec![item], node.place.clone());
+    let Some(listen) = root.entry("listen", default) else {
+        return;
+    };
+    let Value::List(items) = &mut listen.value else {
+        return;
+    };
+    let Some(first) = items.first_mut() else {
+        return;
+    };
+    if let Value::Scalar(_) = first.value {
+        let place = first.place.clone();
+        *first = Node::map(vec![("address", first.clone())], place);
+    }
+    first.graft(&["tls", key], node.clone());
 }
 
 fn read_file(file: &Path) -> Result<String, Problems> {

@@ -57,6 +57,30 @@ impl Node {
         }
     }
 
+    /// What stands under a key of a map, put there if nothing does. `None`: this is no map.
+    pub fn entry(&mut self, key: &str, node: Node) -> Option<&mut Node> {
+        if self.value == Value::Null {
+            self.value = Value::Map(Vec::new());
+        }
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let known = entries.iter().position(|entry| entry.key == key);
+        let at = known.unwrap_or_else(|| {
+            entries.push(Entry {
+                key: key.into(),
+                place: node.place.clone(),
+                node: node.clone(),
+            });
+            entries.len() - 1
+        });
+        let own = &mut entries[at].node;
+        if own.value == Value::Null {
+            *own = node;
+        }
+        Some(own)
+    }
+
     /// Puts `node` at `path`, making the maps on the way. Where something else than a map stands
     /// on the way nothing is done: the reader will complain about that anyway.
     pub fn graft(&mut self, path: &[&str], node: Node) {

@@ -22,7 +22,8 @@ use crate::shard::stats::{ServerStats, Snapshot, Stats};
 pub use legacy::frontend_of;
 
 /// All metrics. `memory_limit` in bytes; `frontend`: with the older proxies' names as well, and this
-/// for wsbalancer's label. `standing`: of the cluster, if there is one.
+/// for wsbalancer's label. `standing`: of the cluster, if there is one. `expiries`: files with
+/// certificates, and when those are over, in seconds since 1970.
 ///
 /// Laws: `opened - closed = active`; per pool, `messages{up} = confirmed + unconfirmed + journaled`.
 pub fn metrics(
@@ -32,6 +33,7 @@ pub fn metrics(
     memory_limit: u64,
     frontend: Option<&str>,
     standing: Option<&Standing>,
+    expiries: &[(String, u64)],
 ) -> String {
     let mut page = Page {
         out: String::with_capacity(16 * 1024),
@@ -51,6 +53,7 @@ pub fn metrics(
     times_and_sizes(&mut page, &sums);
     servers(&mut page, &sums, fleet);
     cluster(&mut page, standing);
+    certificates(&mut page, expiries);
     loops(&mut page, snapshots, memory_limit);
     log_lines(&mut page);
     process::write(&mut page);
@@ -377,6 +380,17 @@ fn cluster(page: &mut Page, standing: Option<&Standing>) {
     for state in State::ALL {
         let count = rows.iter().filter(|row| row.state == state).count();
         page.sample(&[("state", &state.name())], count);
+    }
+}
+
+fn certificates(page: &mut Page, expiries: &[(String, u64)]) {
+    page.family(
+        "wsteady_tls_certificate_expiry_seconds",
+        GAUGE,
+        "When a certificate is over, since the epoch; of a file with several, the first.",
+    );
+    for (file, seconds) in expiries {
+        page.sample(&[("file", file)], seconds);
     }
 }
 

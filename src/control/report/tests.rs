@@ -123,7 +123,7 @@ fn the_laws_hold_at_every_scrape() {
     for seed in 0..50 {
         let snapshots = snapshots(seed);
         for openmetrics in [false, true] {
-            let text = metrics(&snapshots, &fleet, openmetrics, 1 << 30, None, None);
+            let text = metrics(&snapshots, &fleet, openmetrics, 1 << 30, None, None, &[]);
             let series = parsed(&text);
             let value = |name: &str| series[name];
             let sum = |start: &str| {
@@ -203,7 +203,7 @@ fn every_name_is_there_from_the_start() {
         tripped: vec![false; 2],
         healthy: vec![true; 2],
     };
-    let text = metrics(&[nothing], &fleet, false, 4096, None, None);
+    let text = metrics(&[nothing], &fleet, false, 4096, None, None, &[]);
     let series = parsed(&text);
     let zero = [
         "wsteady_connections_opened_total",
@@ -267,7 +267,7 @@ fn every_name_is_there_from_the_start() {
 
 #[test]
 fn a_breaker_that_one_loop_knows_to_be_open_counts_and_a_deleted_server_does_not() {
-    let series = parsed(&metrics(&snapshots(1), &fleet(), false, 1, None, None));
+    let series = parsed(&metrics(&snapshots(1), &fleet(), false, 1, None, None, &[]));
     let up = |pool: &str, id: &str| {
         series[&format!("wsteady_server_up{{pool=\"{pool}\",server=\"{id}\"}}")]
     };
@@ -287,7 +287,7 @@ fn of_a_server_that_is_gone_the_counters_stay() {
     fleet.servers[1].state = ServerState::Gone;
     let mut snapshots = snapshots(3);
     let names = |snapshots: &[Snapshot]| {
-        let series = parsed(&metrics(snapshots, &fleet, false, 1, None, None));
+        let series = parsed(&metrics(snapshots, &fleet, false, 1, None, None, &[]));
         let of_it = series
             .into_keys()
             .filter(|name| name.contains("server=\"b\""));
@@ -323,7 +323,7 @@ fn what_lies_on_a_bound_lies_below_it() {
     for size in [16, 17, 1 << 20, (1 << 20) + 1] {
         snapshot.stats.tally(Some(0)).sizes_up.record(size);
     }
-    let series = parsed(&metrics(&[snapshot], &fleet(), false, 1, None, None));
+    let series = parsed(&metrics(&[snapshot], &fleet(), false, 1, None, None, &[]));
     let rows = [
         ("wsteady_hold_seconds_bucket{le=\"0.001\"}", 1.0),
         ("wsteady_hold_seconds_bucket{le=\"0.25\"}", 2.0),
@@ -370,7 +370,7 @@ fn the_older_proxies_names_have_the_same_values() {
         (tally.requests_started, tally.requests_failed) = (9, 4);
     }
     for openmetrics in [false, true] {
-        let text = metrics(&snapshots, &fleet, openmetrics, 1, Some("-8080"), None);
+        let text = metrics(&snapshots, &fleet, openmetrics, 1, Some("-8080"), None, &[]);
         let series = parsed(&text);
         let labels = |server: &str| {
             (
@@ -427,7 +427,7 @@ fn the_older_proxies_names_have_the_same_values() {
         let kind = if openmetrics { "unknown" } else { "counter" };
         assert!(text.contains(&format!("# TYPE wsbalancer_new_session {kind}\n")));
     }
-    let none = metrics(&snapshots, &fleet, false, 1, None, None);
+    let none = metrics(&snapshots, &fleet, false, 1, None, None, &[]);
     assert!(!none.contains("wsbalancer_") && !none.contains("\nconnections_opened"));
     for (address, name) in [
         ("0.0.0.0:8080", "-8080"),
@@ -443,7 +443,15 @@ fn the_older_proxies_names_have_the_same_values() {
 fn the_page_about_metrics_has_them_all() {
     let mut fleet = fleet();
     fleet.pools[1].kind = Kind::Bridge;
-    let text = metrics(&snapshots(1), &fleet, false, 1, None, None);
+    let text = metrics(
+        &snapshots(1),
+        &fleet,
+        false,
+        1,
+        None,
+        None,
+        &[("tls.crt".to_owned(), 7)],
+    );
     let series = parsed(&text);
     let labels = |name: &str| {
         let own = series.keys().filter(|series| {
@@ -496,7 +504,7 @@ fn promtool_has_no_complaint() {
         eprintln!("promtool is not installed: skipped");
         return;
     };
-    let text = metrics(&snapshots(7), &fleet(), false, 1 << 30, None, None);
+    let text = metrics(&snapshots(7), &fleet(), false, 1 << 30, None, None, &[]);
     promtool
         .stdin
         .take()

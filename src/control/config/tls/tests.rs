@@ -74,7 +74,7 @@ fn each_mistake_has_its_message_and_place() {
         (
             "client_auth: optional",
             "client_auth: maybe",
-            "w.yaml:6:64: listen[0].tls.client_auth: \"maybe\" is not known; write require or optional",
+            "listen[0].tls.client_auth: \"maybe\" is not known; write require or optional",
         ),
         (
             "client_ca: FOLDER/ca.crt, client_auth",
