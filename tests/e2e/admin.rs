@@ -137,7 +137,7 @@ fn s01_what_a_page_in_a_browser_could_send_is_refused() {
     let origin = echo_origin();
     let proxy = Proxy::start(&[origin.url()], json!({}));
     let send = |head: String| {
-        let mut raw = Raw::connect(proxy.admin);
+        let mut raw = Raw::plain(proxy.admin);
         raw.send(head.as_bytes());
         raw.head(Duration::from_secs(10)).status()
     };

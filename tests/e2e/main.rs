@@ -4,6 +4,7 @@
 //! they mostly wait, and so can wait together. `scripts/setup-tests` installs the peers.
 
 mod admin;
+mod announced;
 mod balancers;
 mod bridge;
 #[cfg(feature = "nats")]
@@ -38,7 +39,9 @@ mod reload;
 mod replay;
 mod seams;
 mod shutdown;
+mod siege;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
 mod valves;
+mod wss;

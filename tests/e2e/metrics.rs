@@ -19,7 +19,7 @@ type Deed = fn(&mut Peer);
 
 /// A scrape as OpenMetrics.
 fn openmetrics(admin: SocketAddr) -> String {
-    let mut raw = Raw::connect(admin);
+    let mut raw = Raw::plain(admin);
     let accept = "Accept: application/openmetrics-text; version=1.0.0";
     raw.send(format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\n{accept}\r\n\r\n").as_bytes());
     let head = raw.head(SOON);

@@ -69,7 +69,7 @@ fn busy() -> Habit {
 
 /// Asks and does not wait for the answer.
 fn ask(proxy: &Proxy, path: &str) -> Raw {
-    let mut asking = Raw::connect(proxy.admin);
+    let mut asking = Raw::plain(proxy.admin);
     asking.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
     asking
 }

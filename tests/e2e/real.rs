@@ -3,6 +3,7 @@
 
 use crate::support::peer::{KINDS, Kind, Peer};
 use crate::support::proxy::Proxy;
+use crate::support::tls::our_pair;
 use crate::support::{Scratch, root};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,6 +20,7 @@ const REPORT: Duration = Duration::from_secs(60);
 
 /// Two servers, one client; the server it uses is killed when half of the echoes are in.
 fn through_a_failover(
+    sealed: bool,
     deflate: bool,
     subprotocol: bool,
     server: Kind,
@@ -28,9 +30,16 @@ fn through_a_failover(
     if deflate {
         options.push("--deflate");
     }
-    let mut first = Peer::start(server, "b1", &options);
-    let second = Peer::start(server, "b2", &options);
-    let proxy = Proxy::start(&[first.url(), second.url()], json!({}));
+    let peer = |name| match sealed {
+        true => Peer::sealed(server, name, our_pair(), &options),
+        false => Peer::start(server, name, &options),
+    };
+    let (mut first, second) = (peer("b1"), peer("b2"));
+    let changes = match sealed {
+        true => json!({ "listen": { "tls": true } }),
+        false => json!({}),
+    };
+    let proxy = Proxy::start(&[first.url(), second.url()], changes);
     // Whichever the proxy chooses: the first is the one to be killed.
     proxy.admin("PATCH", "/v1/servers/b2", Some(r#"{"state": "disabled"}"#));
     let (reports, end) = start(&proxy);
@@ -83,12 +92,13 @@ pub fn program(mut command: Command) -> (Reports, Box<dyn FnOnce()>) {
     )
 }
 
-fn library_client(client: Kind) {
+/// In the clear or with TLS on both legs.
+pub fn library_client(client: Kind, sealed: bool) {
     for deflate in [false, true] {
         for (subprotocol, server) in [(false, KINDS[0]), (true, KINDS[1])] {
-            through_a_failover(deflate, subprotocol, server, |proxy| {
+            through_a_failover(sealed, deflate, subprotocol, server, |proxy| {
                 let mut command = client.program("client");
-                command.arg(proxy.url("/room?x=1"));
+                proxy.is_believed_by(command.arg(proxy.url("/room?x=1")));
                 if deflate {
                     command.arg("--deflate");
                 }
@@ -103,23 +113,29 @@ fn library_client(client: Kind) {
 
 #[test]
 fn python_websockets() {
-    library_client(Kind::Python);
+    library_client(Kind::Python, false);
 }
 
 #[test]
 fn node_ws() {
-    library_client(Kind::Node);
+    library_client(Kind::Node, false);
 }
 
 #[test]
 fn chromium() {
+    browser(false, &[]);
+}
+
+/// In the clear or with TLS on both legs; `flags` are the browser's.
+pub fn browser(sealed: bool, flags: &[String]) {
     // A browser always offers deflate; the server decides (W-D1: such clients were refused).
     for deflate in [false, true] {
         for (subprotocol, server) in [(false, KINDS[1]), (true, KINDS[0])] {
-            through_a_failover(deflate, subprotocol, server, |proxy| {
+            through_a_failover(sealed, deflate, subprotocol, server, |proxy| {
                 let (page, reports) = serve_page();
                 let sub = if subprotocol { "&sub=other,chat" } else { "" };
-                let mut browser = browse(&format!("{page}?url={}{sub}", proxy.url("/room")));
+                let mut browser =
+                    browse_with(flags, &format!("{page}?url={}{sub}", proxy.url("/room")));
                 (reports, Box::new(move || browser.close()))
             });
         }
@@ -133,6 +149,10 @@ pub struct Browser {
 }
 
 pub fn browse(url: &str) -> Browser {
+    browse_with(&[], url)
+}
+
+fn browse_with(flags: &[String], url: &str) -> Browser {
     let profile = Scratch::new("chromium");
     let child = Command::new("chromium")
         .args([
@@ -146,6 +166,7 @@ pub fn browse(url: &str) -> Browser {
             "--user-data-dir={}",
             profile.file("profile").display()
         ))
+        .args(flags)
         .arg(url)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -167,8 +167,8 @@ fn five_thousand_busy_sessions_are_closed_evenly_over_the_drain_time() {
     // Whoever is slow to answer a Close is not waited for.
     let changes = json!({ "drain": "10s", "pools": { "main": { "timeouts": { "close": "1s" } } } });
     let mut proxy = Proxy::start(&[peer.url()], patient(changes));
-    let mut crowd = Kind::Python
-        .program("crowd")
+    let mut crowd = proxy
+        .is_believed_by(&mut Kind::Python.program("crowd"))
         .args([&proxy.url("/"), "--count", &COUNT.to_string()])
         .stdout(Stdio::piped())
         .spawn()

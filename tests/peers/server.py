@@ -26,6 +26,7 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -54,6 +55,8 @@ def arguments():
     parser.add_argument("--delay", type=float, default=0, help="ms before a message is acted on")
     parser.add_argument("--handshake-delay", type=float, default=0, help="ms before the 101")
     parser.add_argument("--refuse", type=int, default=0, help="status for every upgrade")
+    parser.add_argument("--cert", help="PEM: then it speaks TLS")
+    parser.add_argument("--key", help="PEM")
     parser.add_argument("--header", action="append", default=[], help="NAME=VALUE on the 101")
     return parser.parse_args()
 
@@ -219,7 +222,11 @@ class Server:
             for one in every:
                 # It may have been reset by now.
                 with contextlib.suppress(OSError):
-                    one.ws.transport.write_eof()
+                    if self.options.cert:
+                        # The last word of TLS; asyncio has no half-closed end behind it.
+                        one.ws.transport.close()
+                    else:
+                        one.ws.transport.write_eof()
         elif verb in ("mute", "unmute"):
             for one in every:
                 transport = one.ws.transport
@@ -268,12 +275,16 @@ ESTABLISHED = 1
 async def main():
     options = arguments()
     server = Server(options)
+    seal = None
+    if options.cert:
+        seal = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        seal.load_cert_chain(options.cert, options.key)
     async with serve(
         server.on_connection, options.host, options.port,
         process_request=server.on_request, process_response=server.on_response,
         select_subprotocol=server.choose, compression="deflate" if options.deflate else None,
         # No ping of its own and no queue limit: only what a test orders may stop the reading.
-        ping_interval=None, max_size=None, max_queue=None, backlog=4096,
+        ping_interval=None, max_size=None, max_queue=None, backlog=4096, ssl=seal,
     ) as listener:
         print(listener.sockets[0].getsockname()[1], flush=True)
         loop = asyncio.get_running_loop()

@@ -4,7 +4,9 @@
 //! that is not quite right is a fault of the test, and not something that a lenient library hid.
 
 use super::raw::Head;
+use super::tls::{self, Pipe};
 use super::{SOON, free_port, until};
+use rustls::ServerConfig;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -170,6 +172,7 @@ type Script = dyn Fn(&Call) -> Reply + Send + Sync;
 
 pub struct Api {
     pub address: SocketAddr,
+    seal: Option<Arc<ServerConfig>>,
     script: Arc<Script>,
     book: Arc<Mutex<Book>>,
     running: Option<Running>,
@@ -195,9 +198,18 @@ struct Running {
 impl Api {
     /// An API whose every answer is the script's.
     pub fn start(script: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Api {
+        Api::start_sealed(tls::on().then(tls::our_server), script)
+    }
+
+    /// With TLS or without it, whatever the run.
+    pub fn start_sealed(
+        seal: Option<Arc<ServerConfig>>,
+        script: impl Fn(&Call) -> Reply + Send + Sync + 'static,
+    ) -> Api {
         let mut api = Api {
             // Its own for good: nobody else may get it while the API is down.
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
+            seal,
             script: Arc::new(script),
             book: Arc::default(),
             running: None,
@@ -220,7 +232,8 @@ impl Api {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/", self.address)
+        let scheme = if self.seal.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/", self.address)
     }
 
     /// As if its process had died: nothing more is answered, every connection ends.
@@ -246,6 +259,7 @@ impl Api {
         let alive = Arc::new(AtomicBool::new(true));
         let streams = Arc::default();
         let line = Line {
+            seal: self.seal.clone(),
             script: Arc::clone(&self.script),
             book: Arc::clone(&self.book),
             alive: Arc::clone(&alive),
@@ -309,6 +323,7 @@ pub fn echo(call: &Call) -> Reply {
 /// What a thread of the API needs.
 #[derive(Clone)]
 struct Line {
+    seal: Option<Arc<ServerConfig>>,
     script: Arc<Script>,
     book: Arc<Mutex<Book>>,
     alive: Arc<AtomicBool>,
@@ -333,7 +348,7 @@ impl Line {
             };
             let line = self.clone();
             std::thread::spawn(move || {
-                line.serve(&stream, number);
+                line.serve(Pipe::accept(stream, line.seal.as_ref()), number);
                 line.book.lock().unwrap().open -= 1;
             });
         }
@@ -343,7 +358,7 @@ impl Line {
         self.alive.load(Ordering::SeqCst)
     }
 
-    fn serve(&self, stream: &TcpStream, connection: usize) {
+    fn serve(&self, stream: Pipe, connection: usize) {
         let mut reader = Reader {
             stream,
             pending: Vec::new(),
@@ -368,13 +383,14 @@ impl Line {
     }
 
     /// False: the connection is over.
-    fn play(&self, reply: Reply, reader: &mut Reader<'_>, place: usize) -> bool {
-        let mut stream = reader.stream;
+    fn play(&self, reply: Reply, reader: &mut Reader, place: usize) -> bool {
+        let stream = &mut reader.stream;
         let sent = match reply.manner {
             Manner::Cut => return false,
             Manner::Reset => {
                 let linger = Some(Duration::ZERO);
-                let _ = socket2::SockRef::from(stream).set_linger(linger);
+                let _ = socket2::SockRef::from(stream.tcp()).set_linger(linger);
+                stream.break_off();
                 return false;
             }
             Manner::Hang => {
@@ -413,12 +429,12 @@ impl Line {
     }
 }
 
-struct Reader<'a> {
-    stream: &'a TcpStream,
+struct Reader {
+    stream: Pipe,
     pending: Vec<u8>,
 }
 
-impl Reader<'_> {
+impl Reader {
     /// The next request; `None` at the end. A request that is cut off is none.
     fn call(&mut self, connection: usize) -> Result<Option<Call>, String> {
         let end = loop {

@@ -2,6 +2,7 @@
 
 use super::ledger::{History, Stamp, compose, verify};
 use super::rng::Rng;
+use super::tls::{self, Pipe};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -62,13 +63,18 @@ struct Orders {
 impl Crowd {
     /// Connects `count` clients, one after the other, and lets them send.
     pub fn start(proxy: SocketAddr, count: u32, habit: &Habit) -> Crowd {
+        Crowd::start_as(tls::on(), proxy, count, habit)
+    }
+
+    /// With TLS or without it, whatever the run.
+    pub fn start_as(sealed: bool, proxy: SocketAddr, count: u32, habit: &Habit) -> Crowd {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let run = (std::process::id() << 8) | RUNS.fetch_add(1, Ordering::Relaxed) as u32;
         let orders = Arc::new(Orders::default());
         let clients = (0..count)
             .map(|session| {
                 let client = Client::connect(
-                    proxy,
+                    (proxy, sealed),
                     Stamp {
                         run,
                         session,
@@ -115,7 +121,7 @@ impl Crowd {
 
 /// One client.
 struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Pipe>,
     stamp: Stamp,
     rng: Rng,
     history: History,
@@ -128,7 +134,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect(proxy: SocketAddr, stamp: Stamp) -> Client {
+    fn connect((proxy, sealed): (SocketAddr, bool), stamp: Stamp) -> Client {
         let stream = TcpStream::connect_timeout(&proxy, Duration::from_secs(10)).expect("a proxy");
         stream.set_nodelay(true).unwrap();
         stream
@@ -137,6 +143,11 @@ impl Client {
         let config = WebSocketConfig::default()
             .read_buffer_size(8192)
             .max_write_buffer_size(4 << 20);
+        let stream = if sealed {
+            Pipe::connect(stream, &tls::our_client(), "localhost")
+        } else {
+            stream.into()
+        };
         let url = format!("ws://{proxy}/ledger/{}?run={}", stamp.session, stamp.run);
         let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config))
             .unwrap_or_else(|why| panic!("client {}: {why}", stamp.session));

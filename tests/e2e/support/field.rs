@@ -44,7 +44,7 @@ impl Field {
 
     /// Clients before a proxy that has started already.
     pub fn behind(proxy: Proxy, peers: Vec<Peer>, count: u32, habit: &Habit) -> Field {
-        let crowd = Crowd::start(proxy.address, count, habit);
+        let crowd = Crowd::start_as(proxy.is_sealed(), proxy.address, count, habit);
         Field {
             peers,
             proxy,

@@ -15,6 +15,7 @@ pub mod peer;
 pub mod proxy;
 pub mod raw;
 pub mod rng;
+pub mod tls;
 pub mod window;
 
 use std::net::TcpListener;

@@ -1,6 +1,7 @@
 //! The recording servers of `tests/peers`, as processes that can be killed, stopped and revived.
 
 use super::ledger::cut_torn;
+use super::tls::{self, Authority, Pair};
 use super::{SOON, Scratch, free_port, root, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -44,6 +45,7 @@ pub struct Peer {
     /// Before the program: `ip netns exec`, say.
     through: Vec<String>,
     dir: Scratch,
+    sealed: bool,
     running: Option<Running>,
 }
 
@@ -81,7 +83,24 @@ impl Peer {
         through: &[&str],
         options: &[&str],
     ) -> Peer {
-        let dir = Scratch::new(name);
+        let seal = tls::on().then(|| Authority::ours().issue(&["localhost", host]));
+        Peer::listen_sealed(kind, name, (host, port), through, options, seal.as_ref())
+    }
+
+    /// A server that shows this certificate, whatever the run.
+    pub fn sealed(kind: Kind, name: &str, seal: &Pair, options: &[&str]) -> Peer {
+        let place = ("127.0.0.1", free_port());
+        Peer::listen_sealed(kind, name, place, &[], options, Some(seal))
+    }
+
+    fn listen_sealed(
+        kind: Kind,
+        name: &str,
+        (host, port): (&str, u16),
+        through: &[&str],
+        options: &[&str],
+        seal: Option<&Pair>,
+    ) -> Peer {
         let mut peer = Peer {
             kind,
             host: host.to_owned(),
@@ -92,20 +111,34 @@ impl Peer {
                 .map(|word| word.to_string())
                 .collect(),
             through: through.iter().map(|word| word.to_string()).collect(),
-            dir,
+            dir: Scratch::new(name),
+            sealed: seal.is_some(),
             running: None,
         };
+        if let Some(seal) = seal {
+            peer.show(seal);
+            for (option, file) in [("--cert", "tls.crt"), ("--key", "tls.key")] {
+                let file = peer.dir.file(file).display().to_string();
+                peer.options.extend([option.to_owned(), file]);
+            }
+        }
         peer.revive();
         peer
     }
 
+    /// Shows another certificate from its next start on.
+    pub fn show(&self, seal: &Pair) {
+        seal.files(&self.dir, "tls");
+    }
+
     pub fn url(&self) -> String {
-        format!("ws://{}:{}", self.host, self.port)
+        self.url_at(&self.host)
     }
 
     /// Its URL under another name of its host.
     pub fn url_at(&self, host: &str) -> String {
-        format!("ws://{host}:{}", self.port)
+        let scheme = if self.sealed { "wss" } else { "ws" };
+        format!("{scheme}://{host}:{}", self.port)
     }
 
     pub fn log(&self) -> PathBuf {

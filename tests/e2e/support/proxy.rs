@@ -1,6 +1,7 @@
 //! One wsteady process under test.
 
 use super::metrics::Metrics;
+use super::tls::{self, Authority};
 use super::{Scratch, free_port, http, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub struct Proxy {
     child: Child,
     dir: Scratch,
+    sealed: bool,
     pub address: SocketAddr,
     pub admin: SocketAddr,
     descriptors_at_start: u64,
@@ -23,7 +25,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 impl Proxy {
     /// One pool `main` over `servers` (URLs), times short enough for tests, and `changes` merged
-    /// over that, object by object; `listen`, if given, is the one address. Gives it when it is ready.
+    /// over that, object by object; `listen`, if given, is the one address, or what is said of it
+    /// beside that; there `tls: true` is the certificate of the tests. Gives it when it is ready.
     pub fn start(servers: &[String], changes: Value) -> Proxy {
         Proxy::start_through(&[], servers, changes)
     }
@@ -53,9 +56,18 @@ impl Proxy {
             Some(given) => given.parse().unwrap(),
             None => SocketAddr::from(([127, 0, 0, 1], listen)),
         };
-        config["listen"] = json!([{ "address": address.to_string() }]);
-        config["admin"] = json!({ "address": format!("127.0.0.1:{admin}") });
+        let mut port = match &config["listen"] {
+            given @ Value::Object(_) => given.clone(),
+            _ => json!({}),
+        };
         let dir = Scratch::new("proxy");
+        if tls::on() || port["tls"] == true {
+            seal(&dir, &mut port, &mut config);
+        }
+        let sealed = port["tls"].is_object();
+        port["address"] = json!(address.to_string());
+        config["listen"] = json!([port]);
+        config["admin"] = json!({ "address": format!("127.0.0.1:{admin}") });
         // JSON is YAML, too.
         std::fs::write(dir.file("wsteady.yaml"), config.to_string()).unwrap();
         let child = spawn(through, &dir);
@@ -63,6 +75,7 @@ impl Proxy {
         let mut proxy = Proxy {
             child,
             dir,
+            sealed,
             address,
             admin,
             descriptors_at_start: 0,
@@ -94,8 +107,25 @@ impl Proxy {
         assert!(self.gets_ready(), "{}", self.log());
     }
 
+    /// Whether clients speak TLS with it.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("ws://{}{path}", self.address)
+        let scheme = if self.sealed { "wss" } else { "ws" };
+        format!("{scheme}://{}{path}", self.address)
+    }
+
+    /// Has a client's program believe this proxy, where that has the certificate of the tests.
+    pub fn is_believed_by<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        if self.sealed {
+            let ca = self.dir.file("ca.pem");
+            command
+                .env("SSL_CERT_FILE", &ca)
+                .env("NODE_EXTRA_CA_CERTS", &ca);
+        }
+        command
     }
 
     /// A scrape; its laws are checked each time.
@@ -300,6 +330,19 @@ fn behind(through: &[String], program: &Command) -> Command {
         };
     }
     command
+}
+
+/// TLS on both legs, where nothing is said of it.
+fn seal(dir: &Scratch, port: &mut Value, config: &mut Value) {
+    if !port["tls"].is_object() {
+        port["tls"] = tls::our_pair().write(dir, "tls");
+    }
+    let ca = json!({ "ca": Authority::ours().file(dir, "ca") });
+    for (_, pool) in config["pools"].as_object_mut().expect("pools") {
+        if pool["tls"].is_null() {
+            pool["tls"] = ca.clone();
+        }
+    }
 }
 
 fn defaults(servers: Vec<Value>) -> Value {

@@ -1,6 +1,8 @@
 //! Clients and servers that send exactly the bytes they are told to.
 
 use super::frames::{CLOSE, Frame, PING, PONG};
+use super::tls::{self, Pipe};
+use rustls::{ClientConfig, ServerConfig};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -81,7 +83,7 @@ impl Head {
 
 /// One side of a connection, with what was read and not yet taken.
 pub struct Raw {
-    pub stream: TcpStream,
+    pub stream: Pipe,
     pub pending: Vec<u8>,
     /// Whether [`Raw::frame`] answers Pings. A server whose messages shall stay unconfirmed doesn't.
     pub answers: bool,
@@ -89,11 +91,32 @@ pub struct Raw {
 }
 
 impl Raw {
+    /// A client of wsteady, sealed in the run with TLS.
     pub fn connect(address: SocketAddr) -> Raw {
+        if tls::on() {
+            Raw::sealed(address, &tls::our_client(), "localhost")
+        } else {
+            Raw::plain(address)
+        }
+    }
+
+    /// Sealed so, whatever the run.
+    pub fn sealed(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Raw {
+        let tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Raw::on(Pipe::connect(tcp, config, name))
+    }
+
+    /// In the clear, whatever the run.
+    pub fn plain(address: SocketAddr) -> Raw {
         Raw::over(TcpStream::connect(address).unwrap())
     }
 
     pub fn over(stream: TcpStream) -> Raw {
+        Raw::on(stream.into())
+    }
+
+    pub fn on(stream: Pipe) -> Raw {
         stream.set_nodelay(true).unwrap();
         // A peer that stopped reading must not hang the test.
         stream
@@ -110,11 +133,16 @@ impl Raw {
     /// Connects and upgrades; panics if the answer isn't a correct 101.
     pub fn open(address: SocketAddr, path: &str, more: &str) -> Raw {
         let mut raw = Raw::connect(address);
-        raw.send(handshake(path, more).as_bytes());
-        let head = raw.head(Duration::from_secs(10));
+        raw.upgrade(path, more);
+        raw
+    }
+
+    /// Upgrades; panics if the answer isn't a correct 101.
+    pub fn upgrade(&mut self, path: &str, more: &str) {
+        self.send(handshake(path, more).as_bytes());
+        let head = self.head(Duration::from_secs(10));
         assert_eq!(head.status(), 101, "{head:?}");
         assert_eq!(head.header("sec-websocket-accept"), Some(ACCEPT));
-        raw
     }
 
     /// Writes; that the peer has gone is for the reading side to find.
@@ -255,15 +283,16 @@ impl Raw {
     }
 
     /// Closes with RST.
-    pub fn reset(self) {
+    pub fn reset(mut self) {
         let linger = Some(Duration::ZERO);
         socket2::SockRef::from(&self.stream)
             .set_linger(linger)
             .unwrap();
+        self.stream.break_off();
     }
 
     /// Ends our direction alone.
-    pub fn half_close(&self) {
+    pub fn half_close(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
@@ -287,6 +316,7 @@ impl Raw {
 pub struct Origin {
     listener: TcpListener,
     pub address: SocketAddr,
+    seal: Option<Arc<ServerConfig>>,
 }
 
 impl Origin {
@@ -302,11 +332,23 @@ impl Origin {
     fn over(listener: TcpListener) -> Origin {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        Origin { listener, address }
+        Origin {
+            listener,
+            address,
+            seal: tls::on().then(tls::our_server),
+        }
+    }
+
+    /// One that speaks TLS so, whatever the run.
+    pub fn sealed(seal: Arc<ServerConfig>) -> Origin {
+        Origin {
+            seal: Some(seal),
+            ..Origin::bind()
+        }
     }
 
     pub fn url(&self) -> String {
-        format!("ws://{}", self.address)
+        url(self.seal.is_some(), self.address)
     }
 
     /// The next connection, if one comes in time.
@@ -316,7 +358,7 @@ impl Origin {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false).unwrap();
-                    return Some(Raw::over(stream));
+                    return Some(Raw::on(Pipe::accept(stream, self.seal.as_ref())));
                 }
                 Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
                 Err(_) => return None,
@@ -347,6 +389,7 @@ impl Origin {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let served = Served {
             address: self.address,
+            sealed: self.seal.is_some(),
             seen: Arc::clone(&seen),
         };
         let script = Arc::new(script);
@@ -354,9 +397,10 @@ impl Origin {
         std::thread::spawn(move || {
             for stream in self.listener.incoming().flatten() {
                 let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
+                let stream = Pipe::accept(stream, self.seal.as_ref());
                 seen.lock().unwrap().connections += 1;
                 std::thread::spawn(move || {
-                    let mut raw = Raw::over(stream);
+                    let mut raw = Raw::on(stream);
                     if let Some(head) = raw.try_head(Duration::from_secs(20)) {
                         seen.lock().unwrap().heads.push(head.clone());
                         script(&mut raw, &head);
@@ -374,6 +418,7 @@ impl Origin {
 /// A server that plays its script until the process ends.
 pub struct Served {
     pub address: SocketAddr,
+    sealed: bool,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -386,7 +431,7 @@ struct Seen {
 
 impl Served {
     pub fn url(&self) -> String {
-        format!("ws://{}", self.address)
+        url(self.sealed, self.address)
     }
 
     pub fn connections(&self) -> usize {
@@ -401,6 +446,11 @@ impl Served {
     pub fn left(&self) -> Vec<u8> {
         self.seen.lock().unwrap().left.clone()
     }
+}
+
+fn url(sealed: bool, address: SocketAddr) -> String {
+    let scheme = if sealed { "wss" } else { "ws" };
+    format!("{scheme}://{address}")
 }
 
 /// A server that takes each upgrade and echoes frames as they come, byte for byte but unmasked.

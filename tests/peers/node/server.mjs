@@ -1,7 +1,8 @@
 // A recording WebSocket server on Node's `ws`: the twin of ../server.py, where options, commands
 // and the log's records are described. Both must behave alike; the tests take either.
 import { createServer } from "node:http";
-import { openSync, writeSync } from "node:fs";
+import { createServer as createSealed } from "node:https";
+import { openSync, readFileSync, writeSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { WebSocketServer } from "ws";
@@ -22,6 +23,8 @@ const { values: options } = parseArgs({
     delay: { ...text, default: "0" },
     "handshake-delay": { ...text, default: "0" },
     refuse: { ...text, default: "0" },
+    cert: text,
+    key: text,
     header: { ...text, multiple: true, default: [] },
   },
 });
@@ -60,7 +63,10 @@ wss.on("headers", (headers) => {
   for (const pair of options.header) headers.push(pair.replace("=", ": "));
 });
 
-const http = createServer((_request, response) => response.writeHead(426).end());
+const decline = (_request, response) => response.writeHead(426).end();
+const http = options.cert
+  ? createSealed({ cert: readFileSync(options.cert), key: readFileSync(options.key) }, decline)
+  : createServer(decline);
 http.on("upgrade", async (request, socket, head) => {
   const headers = pairs(request.rawHeaders);
   record({ t: "dial", at: now(), path: request.url, headers });
@@ -142,7 +148,8 @@ const verbs = {
     end(one, "close");
     one.ws.close(Number(code), reason.join(" "));
   },
-  rst: (one) => one.ws._socket.resetAndDestroy(),
+  // A sealed socket can't be reset, but the one below it can.
+  rst: (one) => (one.ws._socket._parent ?? one.ws._socket).resetAndDestroy(),
   fin: (one) => {
     end(one, "fin");
     one.ws._socket.end();
