@@ -109,7 +109,14 @@ impl Proxy {
         };
         running.wait(self.name())?;
         if self == Self::Nginx {
-            running.pid = only_child(running.pid)?;
+            // It listens before it has its worker.
+            let deadline = Instant::now() + START;
+            running.pid = loop {
+                match only_child(running.child.id()) {
+                    Err(_) if Instant::now() < deadline => std::thread::sleep(PACE),
+                    found => break found?,
+                }
+            };
         }
         Ok(running)
     }
