@@ -66,7 +66,7 @@ impl Buffers {
     pub fn new() -> Buffers {
         Buffers {
             inbox: vec![0; INBOX].into_boxed_slice(),
-            out: Vec::with_capacity(RECORD_MAX + OVERHEAD),
+            out: Vec::with_capacity(2 * (RECORD_MAX + OVERHEAD)),
             words: Vec::with_capacity(INBOX),
             draft: Vec::with_capacity(RECORD_MAX),
         }
@@ -199,43 +199,29 @@ impl<S, T> Line<S, T> {
         let Some(session) = &mut self.session else {
             return io.write(&mut self.socket, from);
         };
+        let Buffers { out, draft, .. } = buffers;
+        let mut words = Words::new(from);
         let mut taken = 0;
-        let (mut slice, mut at) = (0, 0);
-        while slice < from.len() {
-            let part = &from[slice][at..];
-            let words = if part.len() >= RECORD_MAX {
-                at += RECORD_MAX;
-                &part[..RECORD_MAX]
-            } else {
-                let draft = &mut buffers.draft;
-                draft.clear();
-                while slice < from.len() && draft.len() < RECORD_MAX {
-                    let part = &from[slice][at..];
-                    let step = part.len().min(RECORD_MAX - draft.len());
-                    draft.extend_from_slice(&part[..step]);
-                    at += step;
-                    if at == from[slice].len() {
-                        (slice, at) = (slice + 1, 0);
-                    }
+        loop {
+            out.clear();
+            let before = taken;
+            // One call for two records: behind a large message comes mostly one of a few bytes.
+            while out.len() < SEND_MIN
+                && let Some(record) = words.next(draft)
+            {
+                if engine.seal(session, &mut self.sealed, record, out).is_err() {
+                    self.stage = Stage::Failed;
+                    return Put::Broken;
                 }
-                &draft[..]
-            };
-            if words.is_empty() {
+                taken += record.len();
+            }
+            if taken == before {
                 break;
             }
-            buffers.out.clear();
-            if engine
-                .seal(session, &mut self.sealed, words, &mut buffers.out)
-                .is_err()
-            {
-                self.stage = Stage::Failed;
-                return Put::Broken;
-            }
-            taken += words.len();
-            match send(io, &mut self.socket, &mut self.owed, &buffers.out) {
+            match send(io, &mut self.socket, &mut self.owed, out) {
                 Sent::All => {}
                 Sent::Some => break,
-                Sent::Broken if taken == words.len() => return Put::Broken,
+                Sent::Broken if before == 0 => return Put::Broken,
                 Sent::Broken => break,
             }
         }
@@ -280,6 +266,43 @@ impl<S, T> Line<S, T> {
             io.shut(&mut self.socket);
         }
         true
+    }
+}
+
+/// Words, as records of them.
+struct Words<'a> {
+    from: &'a [IoSlice<'a>],
+    /// Bytes of the first slice that are done with.
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    fn new(from: &'a [IoSlice<'a>]) -> Words<'a> {
+        Words { from, at: 0 }
+    }
+
+    /// The next 16 KiB, or what is left: as they stand, or put together in `draft`.
+    fn next<'b>(&mut self, draft: &'b mut Vec<u8>) -> Option<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        draft.clear();
+        while let Some(slice) = self.from.first() {
+            let part = &slice[self.at..];
+            let step = part.len().min(RECORD_MAX - draft.len());
+            self.at += step;
+            if self.at == slice.len() {
+                (self.from, self.at) = (&self.from[1..], 0);
+            }
+            if step == RECORD_MAX {
+                return Some(&part[..step]);
+            }
+            draft.extend_from_slice(&part[..step]);
+            if draft.len() == RECORD_MAX {
+                break;
+            }
+        }
+        (!draft.is_empty()).then_some(draft)
     }
 }
 
@@ -328,6 +351,9 @@ fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
 /// Words of one record (RFC 8446, section 5.1).
 pub(super) const RECORD_MAX: usize = 16 << 10;
 
+/// Sealed bytes that are worth a call.
+const SEND_MIN: usize = RECORD_MAX + OVERHEAD;
+
 /// What sealing adds to a record, at most (RFC 5246, section 6.2.3), with its header.
 const OVERHEAD: usize = 2_048 + 5;
 
@@ -336,3 +362,39 @@ const INBOX: usize = (64 << 10) + RECORD_MAX + OVERHEAD;
 
 /// Bytes without a whole message in them: a chain of certificates has so many.
 const KEPT_MAX: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_records_of_16_kib() {
+        let rows: [(&[usize], &[usize]); 8] = [
+            (&[], &[]),
+            (&[0, 0], &[]),
+            (&[5], &[5]),
+            (&[4, 0, RECORD_MAX - 4], &[RECORD_MAX]),
+            (&[4, RECORD_MAX], &[RECORD_MAX, 4]),
+            (&[RECORD_MAX, 1], &[RECORD_MAX, 1]),
+            (&[2 * RECORD_MAX + 3, 4], &[RECORD_MAX, RECORD_MAX, 7]),
+            (&[10, 2 * RECORD_MAX], &[RECORD_MAX, RECORD_MAX, 10]),
+        ];
+        for (slices, want) in rows {
+            let all: Vec<u8> = (0..slices.iter().sum()).map(|at: usize| at as u8).collect();
+            let mut rest = &all[..];
+            let mut parts = Vec::new();
+            for len in slices {
+                let (part, behind) = rest.split_at(*len);
+                parts.push(IoSlice::new(part));
+                rest = behind;
+            }
+            let (mut words, mut draft) = (Words::new(&parts), Vec::new());
+            let (mut got, mut lengths) = (Vec::new(), Vec::new());
+            while let Some(record) = words.next(&mut draft) {
+                lengths.push(record.len());
+                got.extend_from_slice(record);
+            }
+            assert!(lengths == want && got == all, "{slices:?}: {lengths:?}");
+        }
+    }
+}
