@@ -187,6 +187,14 @@ impl Locksmith {
         }
     }
 
+    /// Says again what is over, or will be soon: a process may outlive its certificates.
+    fn remind(&self) {
+        let mut state = self.state();
+        let (config, called) = (state.config.clone(), state.called.clone());
+        let (_, troubles) = state.cut(&config, &called);
+        state.warn_of(&troubles);
+    }
+
     /// Looks from now on, until what it gives is dropped.
     ///
     /// # Errors
@@ -197,8 +205,13 @@ impl Locksmith {
         thread::Builder::new()
             .name("locksmith".to_string())
             .spawn(move || {
+                let mut looks = 0;
                 while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                     own.look();
+                    looks = (looks + 1) % LOOKS_OF_REMINDER;
+                    if looks == 0 {
+                        own.remind();
+                    }
                 }
             })?;
         Ok(Watching { _end: end })
@@ -583,6 +596,9 @@ impl fmt::Display for Trouble {
 
 /// From one look at the files to the next: two of them are short of what a person waits for.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// An hour. What is told has the days in it, and so is told once a day.
+const LOOKS_OF_REMINDER: u32 = 1_800;
 
 /// Of one file. Bundles of all the world's authorities have some 250 KiB.
 const FILE_MAX: u64 = 4 << 20;

@@ -101,7 +101,7 @@ pub(super) fn broken(error: &Error) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     match error {
         Error::MissingSectionEnd { end_marker } => {
-            format!("ends before {:?}", text(end_marker))
+            format!("ends before \"-----END {}-----\"", text(end_marker))
         }
         Error::IllegalSectionStart { line } => format!("has a line {:?}", text(line)),
         Error::Base64Decode(why) => format!("is no valid PEM: {why}"),

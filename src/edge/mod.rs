@@ -23,7 +23,7 @@ mod layer;
 mod line;
 mod porch;
 #[cfg(all(test, feature = "tls"))]
-pub mod test_papers;
+pub(crate) mod test_papers;
 #[cfg(feature = "tls")]
 pub mod tls;
 

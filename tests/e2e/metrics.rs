@@ -285,10 +285,15 @@ fn the_reader_of_expressions_finds_names_and_labels() {
 const ADDED: [&str; 2] = ["job", "instance"];
 
 #[test]
-#[cfg(feature = "tls")]
+#[cfg_attr(
+    not(feature = "tls"),
+    ignore = "a build without TLS has no certificates to show"
+)]
 fn the_dashboard_and_the_alerts_use_what_there_is() {
     let proxy = varied();
+    #[cfg(feature = "tls")]
     let files = crate::tls::Files::new(2090);
+    #[cfg(feature = "tls")]
     proxy.reload(|config| config["listen"][0]["tls"] = files.section());
     let metrics = Metrics::parse(&proxy.admin("GET", "/metrics", None).body);
     let uses: Vec<Use> = uses_of_dashboard()

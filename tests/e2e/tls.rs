@@ -2,7 +2,7 @@
 //! and servers say inside is in `wss`.
 
 use crate::support::frames::{Frame, TEXT};
-use crate::support::proxy::{Proxy, binary};
+use crate::support::proxy::{Proxy, binary, patient};
 use crate::support::raw::{echo_origin, handshake};
 use crate::support::{SOON, Scratch, free_port, until, until_true};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
@@ -112,7 +112,8 @@ fn echoes(client: &mut Sealed, word: &str) {
 #[test]
 fn certificates_are_exchanged_and_nobody_notices() {
     let origin = echo_origin();
-    let proxy = Proxy::start(&[origin.url()], json!({}));
+    // These clients answer no Ping.
+    let proxy = Proxy::start(&[origin.url()], patient(json!({})));
     let files = Files(Scratch::new("papers"));
     let (first, second, third) = (papers(2081), papers(2082), papers(2083));
     files.put(&first);

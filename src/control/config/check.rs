@@ -10,7 +10,9 @@ use super::keys::nearest;
 use super::read::Findings;
 #[cfg(feature = "tls")]
 use super::tls;
-use super::{Balance, Config, Expect, HashBy, PoolConfig, PoolKind, duration_text, size_text};
+use super::{
+    Balance, Config, Expect, HashBy, ListenConfig, PoolConfig, PoolKind, duration_text, size_text,
+};
 
 /// Checks all relations and fills in the ids of servers that were given none.
 pub(super) fn check(config: &mut Config, findings: &mut Findings) {
@@ -353,6 +355,13 @@ fn check_cluster(config: &Config, findings: &mut Findings) {
             duration_text(TIMEOUT_MAX)
         );
         findings.problem_at("cluster.timeout", &message);
+    }
+    if !cluster.peers.is_empty() && !config.listen.iter().any(ListenConfig::is_plain) {
+        findings.warn_at(
+            "cluster.peers",
+            "other nodes pass pushes on in the clear and without a PROXY header, and no listener here \
+             takes them so; add one",
+        );
     }
     let takes_pushes = |kind: PoolKind| !matches!(kind, PoolKind::Websocket | PoolKind::Http);
     let bridges = config.pools.iter().any(|pool| takes_pushes(pool.kind));

@@ -533,6 +533,15 @@ impl ListenConfig {
             proxy_protocol: false,
         }
     }
+
+    /// Whether connections begin with a request.
+    pub(super) fn is_plain(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let sealed = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let sealed = false;
+        !sealed && !self.proxy_protocol
+    }
 }
 
 #[cfg(feature = "tls")]

@@ -1442,6 +1442,22 @@ fn a_header_is_taken_from_somebody_alone() {
 }
 
 #[test]
+fn nodes_need_a_listener_that_speaks_as_they_do() {
+    let text = "listen: [{ address: \":1\", proxy_protocol: true }]\ntrusted_proxies: [10.0.0.1]\n\
+                cluster: { peers: [\"10.0.0.2:1\"] }\n\
+                pools: { a: { kind: bridge, servers: [\"http://h/\"] } }\n";
+    let warnings = load(text).unwrap().warnings;
+    assert!(
+        warnings[0]
+            .to_string()
+            .contains("no listener here takes them so"),
+        "{warnings:?}"
+    );
+    let text = text.replace("proxy_protocol: true }", "proxy_protocol: true }, \":2\"");
+    assert_eq!(load(&text).unwrap().warnings, vec![]);
+}
+
+#[test]
 fn an_explanation_reads_back() {
     let rich = "listen: [\"[::]:90\", \"127.0.0.1:91\"]\nloops: 3\ndrain: 0\nlog: { level: warn, format: json }\n\
                 session: { hold: 0, confirm: processed, overflow: close, barrier: { delay: 0, bytes: 1 } }\n\
