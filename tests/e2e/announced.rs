@@ -617,7 +617,9 @@ fn sessions_are_told_of_again_after_a_failover() {
         .collect();
     let urls = ports.map(|port| format!("ws://127.0.0.1:{port}"));
     let pool = json!({ "main": { "proxy_protocol": "v2" } });
-    let changes = json!({ "pools": pool, "listen": { "tls": true } });
+    // Each server dies with a message that it may not have confirmed: no poison.
+    let session = json!({ "replay_attempts": 100 });
+    let changes = json!({ "pools": pool, "listen": { "tls": true }, "session": session });
     let proxy = Proxy::start(&urls, changes);
     let mut client = Raw::sealed(proxy.address, &tls::our_client(), "localhost");
     client.upgrade("/", "");

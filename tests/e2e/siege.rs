@@ -334,6 +334,8 @@ fn readers_that_do_not_read_cost_no_more_memory_than_is_allowed() {
         &server,
         json!({
             "limits": { "memory": "32MiB", "message": "1MiB", "handshake": "10s" },
+            // The server answers no barrier.
+            "session": { "confirm": "written" },
         }),
     );
     let resident = proxy.memory_kib();
