@@ -62,6 +62,20 @@ pub enum Wish {
     Reset,
 }
 
+impl std::fmt::Debug for End {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = [&self.preface, &self.words, &self.promised, &self.said].map(VecDeque::len);
+        to.debug_struct("End")
+            .field("sealed", &self.is_sealed())
+            .field("open", &self.is_open())
+            .field("doom", &self.doom)
+            .field("bytes", &bytes)
+            .field("parted", &(self.parted, self.heard_part))
+            .field("wrong", &(self.wrong, self.rude))
+            .finish()
+    }
+}
+
 impl End {
     /// Of a client, that connects through a proxy if there is a preface.
     pub fn of_client(sealed: bool, preface: Vec<u8>, rng: &mut Prng) -> End {

@@ -158,6 +158,23 @@ pub struct Conn {
     now: u64,
 }
 
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut fields = to.debug_struct("Conn");
+        for (name, pipe) in [("inward", &self.inward), ("outward", &self.outward)] {
+            let bytes = [pipe.flying(), pipe.queued(), pipe.destroyed];
+            fields.field(name, &(bytes, pipe.fin, pipe.fin_arrived, pipe.reset));
+        }
+        let open = [
+            self.accepted,
+            self.proxy_open,
+            self.socket_open,
+            self.peer_open,
+        ];
+        fields.field("open", &open).field("end", &self.end).finish()
+    }
+}
+
 impl Conn {
     pub fn new(far: Far, shard: usize, rng: &mut Prng) -> Conn {
         let mut size = || [2_000, 16_000, 64_000, 200_000][rng.below(4) as usize];
@@ -358,9 +375,9 @@ impl Conn {
         }
         let mut out = Vec::new();
         let wish = end.step(self.now, &mut self.outward.queue, &mut out);
-        if self.outward.fin_arrived && end.stalls() {
-            // It is let go of at last.
-            self.outward.queue.clear();
+        if self.outward.fin && end.stalls() {
+            // Its window may be shut: it would never hear that it was let go of.
+            return self.end_peer();
         }
         self.push(&out);
         self.judge_end();

@@ -40,6 +40,8 @@ pub struct Ledger {
     choices: Vec<(usize, usize, usize)>,
     /// What each shard knew of each server after its last turn.
     views: Vec<Vec<View>>,
+    /// Attempts that failed at each server, and when the last one did.
+    failed: Vec<(u64, u64)>,
 }
 
 /// A server, as a shard sees it.
@@ -63,6 +65,7 @@ impl Ledger {
         };
         Ledger {
             views: vec![vec![view; servers]; shards],
+            failed: vec![(0, 0); servers],
             ..Ledger::default()
         }
     }
@@ -101,11 +104,30 @@ impl World {
     /// After each turn of the shard at `at`.
     pub fn check_turn(&mut self, at: usize, shards: &Shards) {
         shards[at].check_invariants();
+        self.count_failures(shards);
         self.check_choices(at, &shards[at]);
         self.check_connections();
         self.check_queues(shards);
         self.check_sessions(&shards[at]);
         self.check_probes();
+    }
+
+    fn count_failures(&mut self, shards: &Shards) {
+        let now = self.now;
+        for (server, failed) in self.laws.failed.iter_mut().enumerate() {
+            let counts = shards.iter().map(|shard| &shard.stats().servers[server]);
+            let count = counts.map(|counts| counts.failures).sum();
+            if count != failed.0 {
+                *failed = (count, now);
+            }
+        }
+    }
+
+    /// Whether a breaker may have opened and closed in one turn: where servers are sealed, a dial fails
+    /// and another succeeds in the same.
+    fn may_have_tripped(&self, server: usize) -> bool {
+        let sealed = self.guise.fashion.seals(server as u16);
+        sealed && self.now <= self.laws.failed[server].1 + MAIL_MAX
     }
 
     /// Nobody is asked whom the operator, the probes or the breaker speak against, while there is
@@ -121,7 +143,8 @@ impl World {
                 |server: usize, is: fn(&View) -> bool| is(&before[server]) && is(&views[server]);
             let other = members.iter().map(|id| usize::from(*id));
             let mut other = other.filter(|other| *other != server);
-            let other = other.find(|other| both(*other, |view| view.usable));
+            let other = other
+                .find(|other| both(*other, |view| view.usable) && !self.may_have_tripped(*other));
             // Good news in the turn itself may have let it be chosen.
             let same = before[server].tripped == views[server].tripped;
             let against = both(server, |view| !view.healthy)
@@ -336,7 +359,7 @@ impl World {
             let conn = &self.conns[visitor.conn];
             let busy = conn.inward.flying() + conn.on_way_down();
             if conn.peer_open && (busy > 0 || !visitor.is_idle(self)) {
-                return Err(format!("visitor {me} has {busy} bytes under way"));
+                return Err(format!("visitor {me} has {busy} bytes under way: {conn:?}"));
             }
         }
         Ok(())
@@ -359,6 +382,9 @@ const BROKEN_SLACK: u64 = 1_000;
 
 /// Time for a probe's connect, a few turns, and the mail.
 const PROBE_SLACK: u64 = 1_500;
+
+/// For what one shard tells another, in ms.
+const MAIL_MAX: u64 = 400;
 
 /// One step of time, and the turn behind it.
 const STEP_MAX: u64 = 450;
