@@ -138,7 +138,8 @@ impl<S, T> Line<S, T> {
             out.clear();
             let opened = engine.open(session, &mut inbox[..end], words, out);
             let unanswered = planted!(UpdateUnanswered) && self.stage == Stage::Open;
-            if !out.is_empty() && !(unanswered && words.is_empty()) {
+            let silent = out.is_empty() || unanswered && words.is_empty();
+            if !silent {
                 send(io, &mut self.socket, &mut self.owed, out);
             }
             let opened = opened?;

@@ -316,6 +316,7 @@ mod tests {
         let ring = Keyring::new(Keys {
             listeners: vec![Some(Arc::new(server)), None],
             pools: HashMap::from([("p".to_string(), pool)]),
+            ..Keys::default()
         });
         let ring = Arc::new(ring);
         (Tls::new(ring.clone()), Tls::new(ring))
@@ -564,7 +565,7 @@ mod tests {
         let old = server.tls.keyring.clone();
         old.replace(Keys {
             listeners: other.keys.listeners.clone(),
-            pools: HashMap::new(),
+            ..Keys::default()
         });
         client.say(b"still here");
         server.take(&mut client.out, 1 << 20).unwrap();
