@@ -126,6 +126,11 @@ impl End {
         self.doom
     }
 
+    /// Whether it only stands there.
+    pub fn stalls(&self) -> bool {
+        self.doom == Some(Doom::Stalls) && self.wrong
+    }
+
     /// Whether words may go both ways, as far as this end knows.
     pub fn is_open(&self) -> bool {
         let sealed = self.session.as_ref().is_some_and(|one| !one.is_open());
@@ -173,7 +178,13 @@ impl End {
     fn meet_doom(&mut self, out: &mut Vec<u8>) -> Option<Wish> {
         let doom = self.doom?;
         let open = self.session.as_ref().is_none_or(Session::is_open);
-        if doom == Doom::Shady || open || !(self.begun && self.rng.chance(1, 2)) {
+        if doom == Doom::Shady || open || !self.begun {
+            return None;
+        }
+        if doom == Doom::Stalls && self.wrong {
+            return Some(Wish::Nothing);
+        }
+        if self.rng.chance(1, 2) {
             return None;
         }
         self.wrong = true;

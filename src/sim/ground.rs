@@ -509,7 +509,11 @@ impl<W: Scene> Below for Kernel<W> {
 
     fn on_read(&mut self, id: usize, got: Got) {
         let world = self.world();
-        if let Far::Server(line) = world.conns[id].far {
+        let far = world.conns[id].far;
+        if matches!(got, Got::End | Got::Broken) {
+            world.note(format_args!("proxy reads {got:?} of {far:?}"));
+        }
+        if let Far::Server(line) = far {
             world.on_line_read(line, got);
         }
     }

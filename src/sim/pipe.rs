@@ -358,6 +358,10 @@ impl Conn {
         }
         let mut out = Vec::new();
         let wish = end.step(self.now, &mut self.outward.queue, &mut out);
+        if self.outward.fin_arrived && end.stalls() {
+            // It is let go of at last.
+            self.outward.queue.clear();
+        }
         self.push(&out);
         self.judge_end();
         match wish {
