@@ -147,7 +147,6 @@ fn openssl_gets_the_versions_and_the_certificate_that_it_asks_for() {
         let options = [old, "-cipher", "DEFAULT@SECLEVEL=0"];
         let said = s_client(&proxy, &options, &[], "SSL alert number");
         assert!(said.contains("SSL alert number"), "{old} {said}");
-        assert!(said.contains("Cipher is (NONE)"), "{old} {said}");
     }
     proxy.finish();
     let (_api, proxy, _dir) = mirror(json!({ "min_version": "1.3" }));
