@@ -137,8 +137,9 @@ impl<S, T> Line<S, T> {
             let end = kept + new;
             out.clear();
             let opened = engine.open(session, &mut inbox[..end], words, out);
-            let unanswered = planted!(UpdateUnanswered) && self.stage == Stage::Open;
-            if !out.is_empty() && !(unanswered && words.is_empty()) {
+            let forgets = planted!(UpdateUnanswered) && self.stage == Stage::Open;
+            let forgets = forgets && words.is_empty();
+            if !(out.is_empty() || forgets) {
                 send(io, &mut self.socket, &mut self.owed, out);
             }
             let opened = opened?;
