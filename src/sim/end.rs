@@ -35,6 +35,8 @@ pub struct End {
     pub heard_part: bool,
     /// It goes without a last word.
     pub rude: bool,
+    /// It asks for nothing that the answer to would reset its connection, if it has gone by then.
+    pub calm: bool,
     /// It has done something that the proxy can't forgive.
     pub wrong: bool,
     /// Cuts what it says into records of few bytes.
@@ -115,6 +117,7 @@ impl End {
             parted: false,
             heard_part: false,
             rude: false,
+            calm: false,
             wrong: false,
             fine: rng.chance(1, 6),
             seen: Vec::new(),
@@ -257,7 +260,7 @@ impl End {
                             self.seen.push("edge: records without words");
                             match self.rng.below(2) {
                                 0 => session.ticket(out),
-                                _ if session.asks => {}
+                                _ if session.asks || self.calm => {}
                                 _ => session.update(true, out),
                             }
                         }

@@ -511,7 +511,8 @@ impl<W: Scene> Below for Kernel<W> {
         let world = self.world();
         let far = world.conns[id].far;
         if matches!(got, Got::End | Got::Broken) {
-            world.note(format_args!("proxy reads {got:?} of {far:?}"));
+            let how = format!("{:?}", world.conns[id]);
+            world.note(format_args!("proxy reads {got:?} of {far:?}, {how}"));
         }
         if let Far::Server(line) = far {
             world.on_line_read(line, got);

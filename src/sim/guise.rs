@@ -103,6 +103,7 @@ impl Guise {
     }
 
     fn finish(&self, mut end: End, conn: &mut Conn, rng: &mut Prng) {
+        end.calm = self.calm;
         end.rude = !self.calm && rng.chance(1, 8);
         conn.wrap(end);
     }

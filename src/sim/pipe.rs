@@ -235,7 +235,7 @@ impl Conn {
     pub fn heal(&mut self) {
         self.slow_until = 0;
         if let Some(end) = &mut self.end {
-            end.rude = false;
+            (end.rude, end.calm) = (false, true);
             end.late_until(0);
         }
     }
