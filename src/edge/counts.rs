@@ -83,8 +83,8 @@ impl Counts {
 #[derive(Default)]
 pub(super) struct Clerk {
     pub counts: Arc<Counts>,
-    /// When a server's fault was told last.
-    told: HashMap<Box<str>, Tick>,
+    /// What was told of a server last, and when.
+    told: HashMap<Box<str>, (String, Tick)>,
 }
 
 impl Clerk {
@@ -106,12 +106,13 @@ impl Clerk {
         let Some(server) = &line.server else {
             return debug!("a client's TLS failed: {fault}");
         };
-        let lately = |told: &Tick| now.since(*told) < TELL_PAUSE;
-        if self.told.get(server).is_some_and(lately) {
+        let known = |(why, told): &(String, Tick)| *why == fault.0 && now.since(*told) < TELL_PAUSE;
+        if self.told.get(server).is_some_and(known) {
             return debug!(server = &**server; "TLS: {fault}");
         }
         warn!(server = &**server; "TLS: {fault}");
-        self.told.insert(server.clone(), now);
+        let why = fault.0.clone();
+        self.told.insert(server.clone(), (why, now));
     }
 
     fn count<S, T>(&self, line: &Line<S, T>, ending: Ending) {
@@ -123,5 +124,5 @@ impl Clerk {
     }
 }
 
-/// Between two words about one server, in ms.
+/// Until the same is said of a server again, in ms.
 const TELL_PAUSE: u32 = 10_000;

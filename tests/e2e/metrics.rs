@@ -7,6 +7,7 @@ use crate::support::metrics::Metrics;
 use crate::support::peer::{Kind, Peer};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, echo_origin};
+use crate::support::tls::our_pair;
 use crate::support::{SOON, Scratch, free_port, http, root, until};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,13 +129,17 @@ fn one_hold_for_each_failover(proxy: &Proxy) {
 }
 
 /// A pool of each kind.
-fn varied() -> Proxy {
+fn varied(keys: &Scratch) -> Proxy {
+    let [cert, key] = our_pair().files(keys, "own");
     let nobody = format!("http://127.0.0.1:{}/", free_port());
     let server = |id: &str| json!([{ "url": nobody, "id": id }]);
     let changes = json!({
         "pools": {
             "api": { "kind": "bridge", "servers": server("api") },
-            "web": { "kind": "http", "servers": server("web") },
+            "web": {
+                "kind": "http", "servers": server("web"),
+                "tls": { "client_cert": cert, "client_key": key },
+            },
         },
         "routes": [
             { "path": "/api", "pool": "api" }, { "path": "/web", "pool": "web" },
@@ -290,7 +295,8 @@ const ADDED: [&str; 2] = ["job", "instance"];
     ignore = "a build without TLS has no certificates to show"
 )]
 fn the_dashboard_and_the_alerts_use_what_there_is() {
-    let proxy = varied();
+    let keys = Scratch::new("varied");
+    let proxy = varied(&keys);
     #[cfg(feature = "tls")]
     let files = crate::tls::Files::new(2090);
     #[cfg(feature = "tls")]
@@ -475,7 +481,8 @@ impl Drop for Prometheus {
 
 #[test]
 fn a_real_prometheus_answers_every_panel() {
-    let proxy = varied();
+    let keys = Scratch::new("varied");
+    let proxy = varied(&keys);
     let prometheus = Prometheus::start(proxy.admin);
     let scraped = r#"count_over_time(wsteady_build_info{job="wsteady"}[1m]) >= 4"#;
     until(Duration::from_secs(60), "a few scrapes", || {
