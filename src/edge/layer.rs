@@ -164,7 +164,9 @@ impl<I: Io, E: Engine> Layer<I, E> {
     /// For when the shard has stopped: those who have left may still pay what they owe. Waits for so many
     /// ms at most; whether somebody is left.
     pub fn linger(&mut self, wait: u32) -> bool {
-        self.poll(Some(wait), &mut Vec::new());
+        if !self.leaving.is_empty() {
+            self.poll(Some(wait), &mut Vec::new());
+        }
         !self.leaving.is_empty()
     }
 
