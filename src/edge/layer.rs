@@ -765,10 +765,8 @@ impl Memory {
     fn change(&mut self, before: usize, now: usize) -> bool {
         self.held = self.held + now - before;
         if now <= before {
-            // Who holds nothing keeps nothing from the shard, which may wait for just that.
-            let kept = if self.held == 0 { 0 } else { STEP };
-            let spare = self.leased - self.leased.min(self.held.div_ceil(self.unit) + kept);
-            if spare > kept {
+            let spare = self.leased - self.leased.min(self.held.div_ceil(self.unit) + STEP);
+            if spare > STEP {
                 self.budget.give_back(spare as u64);
                 self.leased -= spare;
             }
@@ -826,4 +824,4 @@ const SWEEPS_MAX: usize = 4;
 const STARVED_PAUSE: u32 = 20;
 
 /// Units that are leased at once.
-const STEP: usize = 8;
+const STEP: usize = 64;
