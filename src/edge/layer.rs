@@ -62,7 +62,7 @@ struct Memory {
     /// Bytes of one unit.
     unit: usize,
     held: usize,
-    /// In units.
+    /// In units; less than is held while the overdraft is used.
     leased: usize,
 }
 
@@ -757,31 +757,23 @@ impl Memory {
     }
 
     /// Whether there is room for one record more.
-    fn room(&mut self) -> bool {
-        self.lease(self.held + RECORD_MAX)
+    fn room(&self) -> bool {
+        let left = self.leased + self.budget.left() as usize;
+        self.held + RECORD_MAX <= left * self.unit + OVERDRAFT
     }
 
     /// A buffer holds so many bytes now, and not as many as before. False: there was no room for them.
     fn change(&mut self, before: usize, now: usize) -> bool {
         self.held = self.held + now - before;
-        if now <= before {
-            let spare = self.leased - self.leased.min(self.held.div_ceil(self.unit) + STEP);
-            if spare > STEP {
-                self.budget.give_back(spare as u64);
-                self.leased -= spare;
-            }
-            return true;
-        }
-        self.lease(self.held)
-    }
-
-    fn lease(&mut self, bytes: usize) -> bool {
-        let wanted = bytes.div_ceil(self.unit);
+        let wanted = self.held.div_ceil(self.unit);
+        // Nothing is leased ahead: a shard that waits for room might wait for just that.
         if wanted > self.leased {
-            let step = wanted - self.leased + STEP;
-            self.leased += self.budget.lease(step as u64) as usize;
+            self.leased += self.budget.lease((wanted - self.leased) as u64) as usize;
+        } else if wanted < self.leased {
+            self.budget.give_back((self.leased - wanted) as u64);
+            self.leased = wanted;
         }
-        wanted <= self.leased
+        now <= before || self.held <= self.leased * self.unit + OVERDRAFT
     }
 }
 
@@ -823,5 +815,6 @@ const SWEEPS_MAX: usize = 4;
 /// Until who waits for memory looks again, in ms.
 const STARVED_PAUSE: u32 = 20;
 
-/// Units that are leased at once.
-const STEP: usize = 64;
+/// What the lines of a loop may hold beyond `limits.memory`, in bytes. Whoever reads or writes makes
+/// room, but needs some for what was begun: without any, a full memory would never empty itself.
+const OVERDRAFT: usize = 1 << 20;

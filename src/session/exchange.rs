@@ -485,7 +485,7 @@ impl Session {
             self.flags.set(Flags::PAUSED, self.is_uploading());
             return self.on_attempt_failed(Failed::Lost(loss), ctx);
         }
-        if loss != Loss::Exhausted {
+        if loss != Loss::Exhausted && !blameless {
             ctx.actions.push(Action::Report(Verdict::Failure));
         }
         ctx.actions.push(Action::Tell(Life::Failed(loss)));

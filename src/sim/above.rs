@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::guise::STRANGER;
 use super::pipe::Conn;
 use super::toy::{Fashion, Toy};
 use crate::edge::{Layer, Port, Socket};
@@ -18,6 +19,9 @@ use crate::shard::{
 /// A false kernel, whose sockets are the numbers of its connections.
 pub trait Below: Io<Socket = usize> {
     fn conn(&mut self, id: usize) -> &mut Conn;
+
+    /// Since when somebody is here whose header has not come, and who.
+    fn guests(&mut self) -> &mut Vec<(u64, usize)>;
 
     /// Where the client of this connection comes from, whoever has brought it here.
     fn home_of(&mut self, id: usize) -> SocketAddr;
@@ -44,6 +48,8 @@ pub trait Below: Io<Socket = usize> {
 /// The layer, seen from above.
 pub struct Above<K: Below> {
     layer: Layer<K, Toy>,
+    /// How long a header may take, in ms.
+    handshake: u32,
     /// Memory is so short that connections may end for it.
     tight: bool,
 }
@@ -66,6 +72,7 @@ impl<K: Below> Above<K> {
         }];
         let memory = (setup.memory, CHUNK);
         Above {
+            handshake: setup.house.handshake,
             layer: Layer::new(kernel, toy, ports, setup.house, memory),
             tight: setup.tight,
         }
@@ -103,6 +110,24 @@ impl<K: Below> Above<K> {
     fn note_silence(&mut self, id: usize, socket: &Socket<usize>) {
         let stands = self.layer.stands(socket);
         self.kernel().conn(id).silent |= !stands;
+    }
+
+    /// Who does not say for whom he has come is not waited for.
+    fn judge_guests(&mut self) {
+        let mut guests = std::mem::take(self.kernel().guests());
+        guests.retain(|(_, id)| {
+            let conn = self.kernel().conn(*id);
+            conn.socket_open && !conn.accepted
+        });
+        let now = self.now().micros / 1_000;
+        if let Some((since, id)) = guests.first() {
+            let waits = now.saturating_sub(*since);
+            assert!(
+                waits < u64::from(self.handshake) + GUEST_SLACK,
+                "law: connection {id} has said nothing for {waits} ms, and is here"
+            );
+        }
+        *self.kernel().guests() = guests;
     }
 
     fn judge_read(&mut self, id: usize, words: &[u8], got: Got) {
@@ -153,6 +178,7 @@ impl<K: Below> Io for Above<K> {
 
     fn poll(&mut self, wait: Option<u32>, ready: &mut Vec<Ready>) {
         self.layer.poll(wait, ready);
+        self.judge_guests();
     }
 
     fn now(&mut self) -> Now {
@@ -180,6 +206,8 @@ impl<K: Below> Io for Above<K> {
         if let Accept::Socket(socket, peer) = &accept {
             let id = self.id(socket);
             let home = self.kernel().home_of(id);
+            let from = self.kernel().conn(id).from.map(|from| from.ip());
+            assert_ne!(from, Some(STRANGER.into()), "law: nobody hears a stranger");
             assert_eq!(*peer, home, "law: a client comes from where it does");
             self.kernel().on_accepted(id);
             self.kernel().conn(id).accepted = true;
@@ -315,3 +343,6 @@ pub const EVENTS: &[&str] = &[
     "edge: stranger",
     "edge: wrong header",
 ];
+
+/// A turn, and what it waits for.
+const GUEST_SLACK: u64 = 500;

@@ -41,6 +41,8 @@ pub struct Ground {
 #[derive(Default)]
 pub struct Door {
     waiting: VecDeque<usize>,
+    /// Since when somebody is here whose header has not come, and who.
+    guests: Vec<(u64, usize)>,
     edge: bool,
     pub mail: Letterbox,
     /// Servers that its shard has just read to be gone, and knew to be gone before this turn.
@@ -75,6 +77,9 @@ pub trait Scene: DerefMut<Target = Ground> {
     fn on_line_written(&mut self, line: usize, bytes: &[u8], refused: bool);
 
     fn on_line_closed(&mut self, line: usize);
+
+    /// Its connection was read.
+    fn on_person_read(&mut self, _person: usize) {}
 
     fn on_person_written(&mut self, _person: usize, _bytes: &[u8]) {}
 
@@ -399,9 +404,12 @@ impl<W: Scene> Io for Kernel<W> {
     }
 
     fn watch(&mut self, socket: &mut usize, token: Token) -> bool {
+        let index = self.index;
         let world = self.world();
         if let Some(Kind::Guest(_)) = token.kind() {
             world.hit("edge: guest");
+            let guest = (world.now, *socket);
+            world.doors[index].guests.push(guest);
         }
         let conn = &mut world.conns[*socket];
         conn.token = Some(token);
@@ -493,6 +501,11 @@ impl<W: Scene> Below for Kernel<W> {
         &mut self.world().conns[id]
     }
 
+    fn guests(&mut self) -> &mut Vec<(u64, usize)> {
+        let index = self.index;
+        &mut self.world().doors[index].guests
+    }
+
     fn home_of(&mut self, id: usize) -> SocketAddr {
         let world = self.world();
         match world.conns[id].far {
@@ -514,8 +527,9 @@ impl<W: Scene> Below for Kernel<W> {
             let how = format!("{:?}", world.conns[id]);
             world.note(format_args!("proxy reads {got:?} of {far:?}, {how}"));
         }
-        if let Far::Server(line) = far {
-            world.on_line_read(line, got);
+        match far {
+            Far::Server(line) => world.on_line_read(line, got),
+            Far::Client(person) => world.on_person_read(person),
         }
     }
 

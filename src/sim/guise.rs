@@ -132,7 +132,7 @@ pub const LOCAL: SocketAddr =
 
 /// The proxy before the proxy, who may speak for others, and somebody who may not.
 pub const BALANCER: [u8; 4] = [10, 9, 0, 1];
-const STRANGER: [u8; 4] = [10, 8, 0, 1];
+pub const STRANGER: [u8; 4] = [10, 8, 0, 1];
 
 /// How long a dial may take, in ms: a handshake is many steps of the network.
 pub fn connect(seed: u64) -> u32 {

@@ -68,6 +68,8 @@ pub struct World {
 #[derive(Default)]
 pub struct Door {
     pub waiting: VecDeque<usize>,
+    /// Since when somebody is here whose header has not come, and who.
+    pub guests: Vec<(u64, usize)>,
     pub edge: bool,
     pub closed: bool,
     pub mail: Letterbox,
@@ -375,9 +377,12 @@ impl Io for Kernel {
     }
 
     fn watch(&mut self, socket: &mut usize, token: Token) -> bool {
+        let index = self.index;
         let world = self.world();
         if let Some(Kind::Guest(_)) = token.kind() {
             world.coverage.edge.hit("edge: guest");
+            let guest = (world.now, *socket);
+            world.doors[index].guests.push(guest);
         }
         let conn = &mut world.conns[*socket];
         conn.token = Some(token);
@@ -468,6 +473,11 @@ impl Io for Kernel {
 impl Below for Kernel {
     fn conn(&mut self, id: usize) -> &mut Conn {
         &mut self.world().conns[id]
+    }
+
+    fn guests(&mut self) -> &mut Vec<(u64, usize)> {
+        let index = self.index;
+        &mut self.world().doors[index].guests
     }
 
     fn home_of(&mut self, id: usize) -> SocketAddr {

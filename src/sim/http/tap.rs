@@ -200,8 +200,9 @@ impl World {
     /// An answer that the proxy has made itself needs a reason.
     fn judge_made(&mut self, me: usize, request: usize, status: u16, head: &Head) {
         let place = &self.requests[request];
-        let conn = &self.conns[self.visitors[me].conn];
-        let came = conn.inward.taken >= place.ends;
+        // A slow client is told late, and what it has said behind its time was dropped.
+        let by = place.since + u64::from(self.house.handshake);
+        let in_time = place.came_at.is_some_and(|at| at < by);
         let whole = place.whole_answer;
         assert_eq!(
             whole, None,
@@ -211,7 +212,7 @@ impl World {
         let waited = self.now - place.since;
         let legal = match status {
             400 => place.broken,
-            408 => !came,
+            408 => !in_time,
             502 => trouble,
             504 => {
                 let line = place.lines.last().map(|line| &self.lines[*line]);
@@ -219,7 +220,10 @@ impl World {
                 let response = u64::from(self.settings[place.pool].response);
                 let silent = self.now - place.carried_at;
                 let long = place.body.len() > LONG;
-                (trouble || long) && (on.is_none() || silent + 50 >= response)
+                // While it takes nothing of what came before, its server is not read.
+                let visitor = &self.visitors[me];
+                let slow = visitor.slow_until.max(visitor.lazy_until) >= place.since;
+                (trouble || long || slow) && (on.is_none() || silent + 50 >= response)
             }
             503 if self.laws.draining => true,
             503 => {

@@ -177,6 +177,7 @@ impl Visitor {
             carried_at: 0,
             heard: false,
             whole_answer: None,
+            came_at: None,
             answered_at: None,
         }
     }

@@ -61,6 +61,8 @@ pub struct Request {
     pub head_ends: u64,
     pub ends: u64,
     pub since: u64,
+    /// When the proxy had read all of it.
+    pub came_at: Option<u64>,
     /// The lines that have carried something of it, and how many all of it.
     pub lines: Vec<usize>,
     pub wholes: u32,
@@ -239,6 +241,21 @@ impl Scene for World {
 
     fn on_line_closed(&mut self, line: usize) {
         self.end_line(line);
+    }
+
+    fn on_person_read(&mut self, person: usize) {
+        let now = self.now;
+        let visitor = &self.visitors[person];
+        let taken = self.conns[visitor.conn].inward.taken;
+        for request in visitor.asked.iter().rev() {
+            let request = &mut self.requests[*request];
+            if request.came_at.is_some() {
+                break;
+            }
+            if request.ends <= taken {
+                request.came_at = Some(now);
+            }
+        }
     }
 
     fn on_person_written(&mut self, person: usize, bytes: &[u8]) {
