@@ -19,6 +19,7 @@ use rustls::{
 };
 
 use super::cert::{self, Certificate};
+use super::cipher;
 use super::judge::{Anybody, Judge};
 
 /// A certificate with those that lead to its authority, and its key.
@@ -202,7 +203,7 @@ pub fn front(
     oldest: Oldest,
     tickets: &mut Tickets,
 ) -> Result<Arc<ServerConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(cipher::provider());
     let asked = clients.map(|(clients, file)| (file.to_vec(), clients.required));
     let judge = match clients {
         Some((clients, _)) => judge_of_clients(clients, &provider)?,
@@ -244,7 +245,7 @@ pub fn back(
     identity: Option<Identity>,
     oldest: Oldest,
 ) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(cipher::provider());
     let judge: Arc<dyn ServerCertVerifier> = match roots {
         Some(roots) => {
             let store = roots.store.clone();

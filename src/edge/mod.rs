@@ -1,5 +1,5 @@
 //! Knows what wraps a connection: TLS, and the header by which a proxy says for whom it is.
-//! Imports: std, slab, log, rustls, rustls_native_certs, x509_cert, humantime, crate::kit, crate::wire, crate::fleet, crate::shard.
+//! Imports: std, slab, log, ring, rustls, rustls_native_certs, x509_cert, humantime, crate::kit, crate::wire, crate::fleet, crate::shard.
 //! Never: mio, std::net::Tcp, std::time::Instant, crate::session, crate::net, crate::control, crate::sim.
 //!
 //! A [`Layer`] is an `Io` on an `Io`: the shard above reads and writes what people say, the kernel (or
@@ -13,6 +13,8 @@
 pub mod blocking;
 #[cfg(feature = "tls")]
 pub mod cert;
+#[cfg(feature = "tls")]
+mod cipher;
 mod counts;
 #[cfg(feature = "tls")]
 pub mod forge;

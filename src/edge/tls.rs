@@ -294,11 +294,11 @@ const TICKETS_MAX: usize = 256;
 mod tests {
     use std::net::SocketAddr;
 
-    use rustls::crypto::ring;
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{RootCertStore, ServerConfig};
 
     use super::*;
+    use crate::edge::cipher;
     use crate::edge::keys::PoolKeys;
 
     /// Two engines, of a server that is `h` and of a client that believes it.
@@ -306,7 +306,7 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(["h".to_string()]).unwrap();
         let cert = made.cert.der().clone();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(cipher::provider());
         let server = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .unwrap()
