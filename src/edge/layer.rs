@@ -9,7 +9,8 @@ use log::warn;
 use slab::Slab;
 
 use super::counts::{Clerk, Counts};
-use super::line::{Buffers, Line, RECORD_MAX, Stage};
+use super::line::{Buffers, Line, Stage};
+use super::memory::Memory;
 use super::porch::{Porch, Step};
 use super::{Engine, Fault};
 use crate::fleet::ProxyProtocol;
@@ -56,16 +57,6 @@ pub enum Socket<S> {
     Line(u32),
 }
 
-/// What lines keep in buffers, leased like the shard's own bytes.
-struct Memory {
-    budget: Arc<Budget>,
-    /// Bytes of one unit.
-    unit: usize,
-    held: usize,
-    /// In units; less than is held while the overdraft is used.
-    leased: usize,
-}
-
 impl<I: Io, E: Engine> Layer<I, E> {
     /// A layer over this one. `ports` are those of its listeners, in their order; what its buffers hold
     /// counts in `memory`, whose units have so many bytes.
@@ -89,12 +80,7 @@ impl<I: Io, E: Engine> Layer<I, E> {
             starved: Vec::new(),
             porch: Porch::new(),
             buffers: Buffers::new(),
-            memory: Memory {
-                budget,
-                unit,
-                held: 0,
-                leased: 0,
-            },
+            memory: Memory::new(budget, unit),
             clerk: Clerk::default(),
         }
     }
@@ -118,14 +104,14 @@ impl<I: Io, E: Engine> Layer<I, E> {
 
     /// Bytes that their buffers hold.
     pub fn held(&self) -> usize {
-        self.memory.held
+        self.memory.held()
     }
 
     /// What is still to be done: lines, bytes that they hold, those that are attended, that nobody has
     /// any more, and connections whose header has not come.
     pub fn rest(&self) -> [usize; 5] {
         let held = self.lines.iter().map(|(_, line)| line.held()).sum();
-        debug_assert_eq!(self.memory.held, held, "each byte is counted once");
+        debug_assert_eq!(self.memory.held(), held, "each byte is counted once");
         let leaving = self.leaving.iter().map(|(_, token)| token);
         let leaving = leaving.filter(|token| self.attended.contains_key(token));
         [
@@ -315,7 +301,11 @@ impl<I: Io, E: Engine> Layer<I, E> {
         let Some(line) = self.lines.get_mut(number as usize) else {
             return false;
         };
-        self.memory.change(held, line.held());
+        let fits = self.memory.change(held, line.held());
+        if line.stage == Stage::Greeting && !fits {
+            let fault = Fault("memory is short".into());
+            self.clerk.blame(line, &fault, self.io.now().tick);
+        }
         if line.stage == Stage::Failed {
             (one.readable, one.writable, one.ended) = (true, true, true);
             tell = true;
@@ -573,7 +563,7 @@ impl<I: Io, E: Engine> Io for Layer<I, E> {
             self.attend(ready, from);
         }
         self.expire();
-        self.clerk.counts.hold(self.memory.held);
+        self.clerk.counts.hold(self.memory.held());
     }
 
     fn now(&mut self) -> Now {
@@ -750,39 +740,6 @@ impl<I: Io, E: Engine> Io for Layer<I, E> {
     }
 }
 
-impl Memory {
-    /// A buffer holds so many bytes more, which can't be helped.
-    fn hold(&mut self, bytes: usize) {
-        self.change(0, bytes);
-    }
-
-    /// Whether there is room for one record more.
-    fn room(&self) -> bool {
-        let left = self.leased + self.budget.left() as usize;
-        self.held + RECORD_MAX <= left * self.unit + OVERDRAFT
-    }
-
-    /// A buffer holds so many bytes now, and not as many as before. False: there was no room for them.
-    fn change(&mut self, before: usize, now: usize) -> bool {
-        self.held = self.held + now - before;
-        let wanted = self.held.div_ceil(self.unit);
-        // Nothing is leased ahead: a shard that waits for room might wait for just that.
-        if wanted > self.leased {
-            self.leased += self.budget.lease((wanted - self.leased) as u64) as usize;
-        } else if wanted < self.leased {
-            self.budget.give_back((self.leased - wanted) as u64);
-            self.leased = wanted;
-        }
-        now <= before || self.held <= self.leased * self.unit + OVERDRAFT
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.budget.give_back(self.leased as u64);
-    }
-}
-
 fn readable(token: Token) -> Ready {
     Ready {
         token,
@@ -814,7 +771,3 @@ const SWEEPS_MAX: usize = 4;
 
 /// Until who waits for memory looks again, in ms.
 const STARVED_PAUSE: u32 = 20;
-
-/// What the lines of a loop may hold beyond `limits.memory`, in bytes. Whoever reads or writes makes
-/// room, but needs some for what was begun: without any, a full memory would never empty itself.
-const OVERDRAFT: usize = 1 << 20;

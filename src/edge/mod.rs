@@ -24,6 +24,7 @@ mod judge;
 pub mod keys;
 mod layer;
 mod line;
+mod memory;
 mod porch;
 #[cfg(all(test, feature = "tls"))]
 pub(crate) mod test_papers;
