@@ -221,8 +221,7 @@ impl World {
                 let silent = self.now - place.carried_at;
                 let long = place.body.len() > LONG;
                 // While it takes nothing of what came before, its server is not read.
-                let visitor = &self.visitors[me];
-                let slow = visitor.slow_until.max(visitor.lazy_until) >= place.since;
+                let slow = self.visitors[me].slow_until >= place.since;
                 (trouble || long || slow) && (on.is_none() || silent + 50 >= response)
             }
             503 if self.laws.draining => true,
