@@ -38,8 +38,10 @@ impl Memory {
 
     /// Whether there is room for one record more.
     pub fn room(&self) -> bool {
-        let left = self.leased + self.budget.left() as usize;
-        self.held + RECORD_MAX <= left * self.unit + OVERDRAFT
+        let wanted = (self.held + RECORD_MAX).saturating_sub(OVERDRAFT);
+        // What other loops write to is looked at last.
+        wanted <= self.leased * self.unit
+            || wanted <= (self.leased + self.budget.left() as usize) * self.unit
     }
 
     /// A buffer holds so many bytes now, and not as many as before. False: there was no room for them.
