@@ -2,7 +2,7 @@
 
 use super::pulse::Beat;
 use super::vocab::{Action, End, Loss};
-use super::{Ctx, Flags, Leg, Phase, Session};
+use super::{Ctx, Flags, Leg, Phase, Session, Settings};
 use crate::kit::Tick;
 use crate::wire::compose::simple_response;
 
@@ -35,6 +35,15 @@ impl Session {
             };
             self.want_by(next, ctx);
         }
+    }
+
+    /// Whether a look at this moment may find that the server has been silent for too long. Other
+    /// looks at an open session don't depend on what it has said and we have not read yet.
+    pub fn judges_server(&self, now: Tick, settings: &Settings) -> bool {
+        let (ping, pong) = (settings.ping, settings.pong);
+        self.phase != Phase::Open
+            || self.flags.contains(Flags::BRIDGED)
+            || self.upstream_pulse.next_look(ping, pong).is_due(now)
     }
 
     fn look_at_greeting(&mut self, ctx: &mut Ctx<'_>) {

@@ -2,9 +2,9 @@
 
 use std::io::IoSlice;
 
-use super::{Bits, Io, Put, Shard};
+use super::{Bits, Io, Put, Shard, settings_of};
 use crate::kit::{Key, Spot};
-use crate::session::{Dialect, Event, Place};
+use crate::session::{Dialect, Event, Phase, Place};
 
 impl<I: Io, D: Dialect> Shard<I, D> {
     /// Writes what the turn has left to be written. Writing may wake more: that is written, too, a
@@ -155,12 +155,19 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             let Some(client) = self.clients.get_mut(rider) else {
                 return self.fault(rider);
             };
-            if !(upstream.bits.contains(Bits::DONE) && upstream.bits.contains(Bits::WRITABLE)) {
+            if !upstream.bits.contains(Bits::DONE) {
+                return;
+            }
+            if !upstream.bits.contains(Bits::WRITABLE) {
+                // Put off, but its client does not go on: what it waits for is there to be read.
+                let over = upstream.bits.contains(Bits::ENDED | Bits::READABLE);
+                if over && client.session.phase() != Phase::Open {
+                    self.again_upstream(key);
+                }
                 return;
             }
             let core = &mut self.core;
-            let pool = client.session.pool().map_or(0, usize::from);
-            let settings = core.settings.get(pool).unwrap_or(&core.nobodys);
+            let settings = settings_of(client.session.pool(), &core.settings, &core.nobodys);
             let parcel = &mut core.parcel;
             client.session.compose(
                 &upstream.dialect,

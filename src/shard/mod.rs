@@ -530,6 +530,16 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 }
 
+/// Those of a session's pool; before it has one, they are nobody's.
+fn settings_of<'a>(
+    pool: Option<u16>,
+    pools: &'a [Settings],
+    nobodys: &'a Settings,
+) -> &'a Settings {
+    let pool = pool.and_then(|pool| pools.get(usize::from(pool)));
+    pool.unwrap_or(nobodys)
+}
+
 impl Core {
     /// Lets a session act, with everything it may use.
     #[inline]
@@ -540,13 +550,7 @@ impl Core {
         act: impl FnOnce(&mut Session, &mut Ctx<'_>) -> R,
     ) -> R {
         let pool = session.pool();
-        let settings = match pool {
-            Some(pool) => self
-                .settings
-                .get(usize::from(pool))
-                .unwrap_or(&self.nobodys),
-            None => &self.nobodys,
-        };
+        let settings = settings_of(pool, &self.settings, &self.nobodys);
         let tally = self.stats.tally(pool);
         let mut ctx = self.means.lend(self.now, settings, tally, input);
         act(session, &mut ctx)

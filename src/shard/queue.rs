@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::chores::QUEUE_PAUSE;
-use super::{Io, Shard};
+use super::{Bits, Io, Shard};
 use crate::kit::Key;
 use crate::session::{Dialect, Event, Phase};
 
@@ -25,9 +25,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     }
 
     /// Whether this connection, which ended, is looked at later: as long as enough sessions wait for
-    /// their turn, to notice that one more will have to is work that keeps others waiting.
+    /// their turn, to notice that one more will have to is work that keeps others waiting. Until then
+    /// nothing is written to it: the answer would be a reset.
     pub(super) fn put_off(&mut self, key: Key) -> bool {
-        let Some(upstream) = self.upstreams.get(key) else {
+        let Some(upstream) = self.upstreams.get_mut(key) else {
             return false;
         };
         let pool = self.fleet.servers[usize::from(upstream.server)].pool;
@@ -39,6 +40,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if !joins || queue.held.len() < self.ended_max {
             return false;
         }
+        upstream.bits.remove(Bits::WRITABLE);
         queue.ended.push_back(key);
         true
     }

@@ -6,6 +6,7 @@ use super::chores::QUEUE_PAUSE;
 use super::probe::PROBE;
 use super::{
     BROKEN, Bits, CLIENT_ROOM, Got, Io, Kind, Put, READ_MAX, Ready, STASH_ROOM, Shard, State,
+    settings_of,
 };
 use crate::kit::{Key, Spot};
 use crate::session::{Action, Dialect, Event, Heard, Loss, Phase};
@@ -64,10 +65,11 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             upstream.bits.insert(Bits::DONE);
             self.tell(rider, Event::Connected);
         }
-        if ready.writable {
-            if let Some(upstream) = self.upstreams.get_mut(key) {
-                upstream.bits.insert(Bits::WRITABLE);
-            }
+        if ready.writable
+            && let Some(upstream) = self.upstreams.get_mut(key)
+            && !upstream.bits.contains(Bits::WRITABLE)
+        {
+            upstream.bits.insert(Bits::WRITABLE);
             self.mark_upstream(key);
         }
         if ready.ended {
@@ -123,10 +125,13 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             return;
         };
         let upstream = client.upstream;
+        let core = &self.core;
+        let settings = settings_of(client.session.pool(), &core.settings, &core.nobodys);
+        let judged = client.session.judges_server(core.now, settings);
         if waits(client.bits) {
             self.read_client(key);
         }
-        if (self.upstreams.get(upstream)).is_some_and(|upstream| waits(upstream.bits)) {
+        if judged && (self.upstreams.get(upstream)).is_some_and(|upstream| waits(upstream.bits)) {
             self.read_upstream(upstream);
         }
     }
