@@ -58,7 +58,7 @@ fn each_planted_bug_is_found() {
     );
     assert!(
         missed.is_empty(),
-        "not found in {SEEDS} seeds of {STEPS} steps: {missed:?}"
+        "not found in {RARE_SEEDS} seeds of {STEPS} steps: {missed:?}"
     );
 }
 
@@ -97,25 +97,29 @@ fn first_broken(
     bug: Option<Bug>,
     run: impl Fn(u64) + std::panic::RefUnwindSafe,
 ) -> Option<(u64, String)> {
-    plant(bug);
-    let found = (0..SEEDS).find_map(|seed| {
-        let broken = catch_unwind(|| run(seed)).err()?;
+    let breaks = |bug, seed| {
+        plant(bug);
+        let broken = catch_unwind(|| run(seed)).err();
+        plant(None);
+        broken
+    };
+    let seeds = bug.map_or(SEEDS, |_| RARE_SEEDS);
+    (0..seeds).find_map(|seed| {
+        let broken = breaks(bug, seed)?;
+        if seed >= SEEDS && breaks(None, seed).is_some() {
+            return None;
+        }
         let text = broken.downcast_ref::<String>().cloned();
         let law = text.or_else(|| broken.downcast_ref::<&str>().map(|text| text.to_string()));
-        Some((
-            seed,
-            law.unwrap_or_default()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_string(),
-        ))
-    });
-    plant(None);
-    found
+        let law = law.unwrap_or_default();
+        Some((seed, law.lines().next().unwrap_or_default().to_string()))
+    })
 }
 
 /// The bounded sweep: a part of the one in `simulation.rs`.
 const SEEDS: u64 = 400;
+/// A bug that needs more than one coincidence is looked for in so many; in those beyond the sweep it
+/// counts only where the seed is clean without it.
+const RARE_SEEDS: u64 = 1_600;
 const STEPS: u32 = 3_000;
 const HTTP_STEPS: u32 = 2_000;
