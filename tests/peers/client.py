@@ -2,7 +2,7 @@
 
 `client.mjs` and `browser.html` do the same on Node's `ws` and in Chromium. The test kills servers
 while it runs. Prints `half` when half of the echoes are in, and at the end one line of JSON:
-  {"missing": n, "wrong": n, "repeats": n, "closed": code or null, "sub", "ext", "servers": [...]}
+  {"missing": [n, ...], "wrong": n, "repeats": n, "closed": code or null, "sub", "ext", "servers": [...]}
 """
 
 import argparse
@@ -41,11 +41,14 @@ async def main():
                 # Once: an echo may come twice across a failover.
                 if before < options.count // 2 == len(seen):
                     print("half", flush=True)
-        except (ConnectionClosed, asyncio.TimeoutError) as end:
-            result["closed"] = getattr(getattr(end, "rcvd", None), "code", 1006)
+        except TimeoutError:
+            pass
+        except ConnectionClosed as end:
+            result["closed"] = end.rcvd.code if end.rcvd else 1006
         sending.cancel()
         result.update(
-            missing=options.count - len(seen), servers=servers, sub=ws.subprotocol,
+            missing=[number for number in range(options.count) if number not in seen],
+            servers=servers, sub=ws.subprotocol,
             ext=ws.response.headers.get("Sec-WebSocket-Extensions"),
         )
         print(json.dumps(result))

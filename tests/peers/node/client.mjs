@@ -52,7 +52,8 @@ ws.on("close", (code) => {
 setTimeout(finish, 40_000).unref();
 
 function finish() {
-  const rest = { missing: count - seen.size, sub: ws.protocol || null, ext: ws.extensions || null };
+  const missing = [...Array(count).keys()].filter((number) => !seen.has(number));
+  const rest = { missing, sub: ws.protocol || null, ext: ws.extensions || null };
   console.log(JSON.stringify({ ...result, ...rest }));
   process.exit(0);
 }
