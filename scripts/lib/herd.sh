@@ -2,15 +2,17 @@
 
 say() { printf '%s\n' "$*" >&2; }
 work=$(mktemp -d)
-started=() undo=()
+started=() keepers=() undo=()
 cleanup() {
   local pid setting
+  for pid in "${keepers[@]}"; do kill "$pid" 2>/dev/null || true; done
   for pid in "${started[@]}"; do kill -INT "$pid" 2>/dev/null || true; done
   for pid in "${started[@]}"; do
     for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
     kill -KILL "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
   done
+  rmdir /sys/fs/cgroup/{,cpu/}wsteady-aside 2>/dev/null || true
   for setting in "${undo[@]}"; do sysctl -qw "$setting" || say "undo by hand: sysctl -w '$setting'"; done
   rm -rf "$work"
 }
@@ -66,12 +68,26 @@ build() {
   : "${wsteady:=$target/release/wsteady}"
 }
 
+# Starts a program. With `reaped=no` its parent never asks for its end: a process that is killed while others keep the machine
+# busy takes seconds to end, and whoever reaps it spins in the kernel as long.
+start() {
+  if [ "${reaped:-yes}" = yes ]; then
+    "$@" &
+    started+=($!)
+    return
+  fi
+  local told=$work/started.${#started[@]}
+  { "$@" & echo $! >"$told.new"; mv "$told.new" "$told"; exec sleep infinity; } &
+  keepers+=($!)
+  until [ -e "$told" ]; do sleep 0.02; done
+  started+=("$(cat "$told")")
+}
+
 # Starts a server; says its address.
 serve() {
   local log=$work/server.${#started[@]}
   : >"$log"
-  "$bench" "$@" --listen 127.0.0.1:0 >"$log" 2>&1 &
-  started+=($!)
+  start "$bench" "$@" --listen 127.0.0.1:0 >"$log" 2>&1
   until grep -q 'listening on' "$log"; do
     kill -0 "${started[-1]}" 2>/dev/null || { cat "$log" >&2; exit 1; }
     sleep 0.02
@@ -80,19 +96,19 @@ serve() {
 }
 
 # Commands that take a process off the cores of others before it is killed: a machine that dies closes no sockets on those of
-# others. It gets what they leave, on one core: where idlers keep all busy, the kernel lets others wait beside them. So does
-# this shell, who takes what is left of it: else it would spin for seconds, waiting for what the idler has no time to end.
+# others. It gets what they leave, on one core. A group of its own is idle as a whole: of seven idle threads each would get a
+# turn before others, who then wait for 50 ms. Who can't have such a group has idle threads.
 aside() {
-  local pid
-  for pid in "$1" $$; do
-    echo "chrt --idle -a -p 0 $pid; taskset -a -c -p $(($(nproc) - 1)) $pid >/dev/null;"
-  done
-}
-
-# This shell is as before.
-back() {
-  chrt --other -p 0 $$
-  taskset -c -p "0-$(($(nproc --all) - 1))" $$ >/dev/null
+  local pid=$1 group=/sys/fs/cgroup/cpu/wsteady-aside join
+  if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    group=/sys/fs/cgroup/wsteady-aside
+    echo +cpu 2>/dev/null >/sys/fs/cgroup/cgroup.subtree_control || true
+  fi
+  join="chrt --idle -a -p 0 $pid"
+  if mkdir -p "$group" 2>/dev/null && echo 1 2>/dev/null >"$group/cpu.idle"; then
+    join="echo $pid >$group/cgroup.procs"
+  fi
+  echo "$join; taskset -a -c -p $(($(nproc) - 1)) $pid >/dev/null"
 }
 
 # A port nobody listens on, below the range from which outgoing connections take theirs.
