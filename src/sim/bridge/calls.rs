@@ -331,7 +331,15 @@ impl World {
 
     /// The proxy has read of a line.
     pub fn hear_line(&mut self, line: usize, got: Got) {
-        let taken = self.conns[self.lines[line].conn].inward.taken;
+        let conn = &self.conns[self.lines[line].conn];
+        let taken = conn.inward.taken;
+        if got == Got::Broken && conn.outward.flying() > 0 {
+            // What the API has not even seen may have been somebody's message, written for good.
+            let written = self.settings.now().confirm == Confirm::Written;
+            for log in self.laws.sessions.values_mut().filter(|_| written) {
+                log.cut += 1;
+            }
+        }
         let now = self.now;
         let place = &mut self.lines[line];
         #[cfg(feature = "nats")]
