@@ -80,6 +80,8 @@ pub enum Bug {
     CastRepeats,
     /// What another node has passed on is passed on.
     HopGoesOn,
+    /// A drain closes the connections of other nodes.
+    NodeSentAway,
     /// A push for a client who is leaving is not looked for elsewhere.
     LeaverNotPassedOn,
     /// A POST that is made again gets another number.
@@ -206,6 +208,7 @@ impl Bug {
         Bug::RateWraps,
         Bug::CastRepeats,
         Bug::HopGoesOn,
+        Bug::NodeSentAway,
         Bug::LeaverNotPassedOn,
         Bug::RenumberedCall,
         Bug::DirtyReused,
@@ -258,6 +261,7 @@ impl Bug {
             Bug::RenumberedCall
                 | Bug::CastRepeats
                 | Bug::HopGoesOn
+                | Bug::NodeSentAway
                 | Bug::LeaverNotPassedOn
                 | Bug::DirtyReused
                 | Bug::SpoiledTaken

@@ -47,14 +47,22 @@ impl Session {
     }
 
     fn look_at_greeting(&mut self, ctx: &mut Ctx<'_>) {
-        if self.phase == Phase::Greeting && self.bound_at.after(ctx.house.handshake).is_due(ctx.now)
-        {
+        if self.phase == Phase::Greeting && self.greeting_ends_at(ctx).is_due(ctx.now) {
             if self.stash.is_empty() {
                 self.on_client_lost(Loss::Silent, ctx);
             } else {
                 self.deny(408, "the request did not arrive in time", ctx);
             }
         }
+    }
+
+    /// When the next request must have come.
+    pub(super) fn greeting_ends_at(&self, ctx: &Ctx<'_>) -> Tick {
+        let span = match self.is_node() {
+            true => ctx.house.handshake.max(NODE_REST),
+            false => ctx.house.handshake,
+        };
+        self.bound_at.after(span)
     }
 
     fn look_at_search(&mut self, ctx: &mut Ctx<'_>) {
@@ -220,7 +228,7 @@ impl Session {
             Phase::Greeting | Phase::Serving | Phase::Admitting | Phase::Parting
         );
         if self.phase == Phase::Greeting {
-            add(Some(self.bound_at.after(ctx.house.handshake)));
+            add(Some(self.greeting_ends_at(ctx)));
         }
         add(self.request_ends_at(ctx));
         add(self.call_ends_at(ctx.settings));
@@ -266,6 +274,9 @@ impl Session {
         next
     }
 }
+
+/// How long the connection of another node may rest, in ms: nodes ask each other every 5 s at least.
+const NODE_REST: u32 = 60_000;
 
 #[cfg(test)]
 mod tests {

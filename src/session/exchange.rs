@@ -456,7 +456,7 @@ impl Session {
         self.become_(Phase::Greeting);
         self.flags.insert(Flags::UNREAD);
         self.bound_at = ctx.now;
-        self.want_by(ctx.now.after(ctx.house.handshake), ctx);
+        self.want_by(self.greeting_ends_at(ctx), ctx);
         ctx.actions.push(Action::ReadClient);
     }
 

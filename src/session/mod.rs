@@ -155,6 +155,8 @@ bitflags! {
         const VALVED_DOWN = 1 << 23;
         /// Its client came by `wss` or `https`.
         const SECURE = 1 << 24;
+        /// The client is another node of the cluster, and has shown it.
+        const NODE = 1 << 25;
     }
 }
 
@@ -659,6 +661,11 @@ impl Session {
     pub fn answer_last(&mut self) {
         self.rare().stop = Some(End::Shutdown);
         self.end_visit_here();
+    }
+
+    /// Whether another node asks here, or will: a drain closes that connection behind all sessions.
+    pub fn is_node(&self) -> bool {
+        self.flags.contains(Flags::NODE) && matches!(self.phase, Phase::Greeting | Phase::Serving)
     }
 
     /// Memory is short: the plain request at hand is the connection's last. A drain that comes

@@ -92,10 +92,12 @@ impl Session {
             return Err(HeadError::new(413, "longer than limits.message"));
         }
         self.expect_body(request, &body, ctx)?;
+        let is_hop = headers.get(HOP).is_some();
+        self.flags.set(Flags::NODE, is_hop);
         Ok(Visit {
             id: id.into(),
             verb,
-            is_hop: headers.get(HOP).is_some(),
+            is_hop,
             body,
             keep: request.keeps_alive() && self.may_ask_again(),
             asked: false,

@@ -44,6 +44,8 @@ struct Drain {
     total: u32,
     stopped: u32,
     from: u32,
+    /// All sessions here are over, and so is this shard when the others have none either.
+    waits: bool,
 }
 
 impl Default for Chores {
@@ -190,10 +192,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
                 self.io.answer(ticket, Answer::Sessions { rows, next });
             }
             Mail::Drain { ms } => self.begin_drain(ms),
-            Mail::Stop => {
-                self.chores.drain = None;
-                self.stop();
-            }
+            Mail::Stop => self.stop(),
         }
     }
 
@@ -205,17 +204,14 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         self.clear_shelf();
         self.stop_probes();
         self.state = State::Stopped;
-        self.busy.fetch_sub(1, Relaxed);
+        if self.chores.drain.take().is_none_or(|drain| !drain.waits) {
+            self.busy.fetch_sub(1, Relaxed);
+        }
     }
 
-    /// Whether this shard's turns are over: it has stopped, and so have the others, or the time of
-    /// their drain is up.
+    /// Whether this shard's turns are over.
     pub(super) fn is_over(&self) -> bool {
-        let lingers = self.chores.drain.as_ref().is_some_and(|drain| {
-            let left = self.core.now.since(drain.since) < drain.ms;
-            left && self.busy.load(Relaxed) > 0
-        });
-        self.state == State::Stopped && !lingers
+        self.state == State::Stopped
     }
 
     fn post_answer(&mut self, answer: Option<(u16, Mail)>) {
@@ -397,26 +393,30 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             total,
             stopped: 0,
             from: 0,
+            waits: false,
         });
         self.go_on_draining();
     }
 
     fn go_on_draining(&mut self) {
         let now = self.core.now;
-        let Some(drain) = &self.chores.drain else {
+        let ended = self.has_no_session();
+        let Some(drain) = &mut self.chores.drain else {
             return;
         };
-        if self.state == State::Stopped {
-            return self.want_chores(DRAIN_PAUSE);
+        if ended && !std::mem::replace(&mut drain.waits, true) {
+            self.busy.fetch_sub(1, Relaxed);
         }
         // The last ones need time for their Close, before the deadline.
         let window = drain.ms - (drain.ms / 4).min(DRAIN_MARGIN);
         let elapsed = now.since(drain.since);
         let late = elapsed >= window;
         let wanted = u64::from(drain.total) * u64::from(elapsed) / u64::from(window.max(1));
-        if elapsed >= drain.ms || self.clients.len() == self.lists.graves.len() {
+        // The others may still have a word to say to this one: ids whose home it is, permits that
+        // were on their way, and what other nodes ask here of clients that are there.
+        let all_ended = drain.waits && self.busy.load(Relaxed) == 0;
+        if elapsed >= drain.ms || all_ended {
             self.stop();
-            self.want_chores(DRAIN_PAUSE);
             return self.stop_all();
         }
         if late && let Some(drain) = &mut self.chores.drain {
@@ -432,13 +432,22 @@ impl<I: Io, D: Dialect> Shard<I, D> {
             };
             drain.from = key.index + 1;
             let session = &client.session;
-            // Those without a server wait for one to the deadline.
-            if (late || session.phase() != Phase::Held) && !session.is_leaving() {
+            // Those without a server wait for one to the deadline, and so do other nodes.
+            let stays = !late && session.phase() == Phase::Held || session.is_node();
+            if !(stays || session.is_leaving()) {
                 drain.stopped += 1;
                 self.tell(key, Event::Stop(End::Shutdown));
             }
         }
         self.want_chores(DRAIN_PAUSE);
+    }
+
+    /// Whether all that is left are connections of other nodes on which nothing is under way.
+    fn has_no_session(&self) -> bool {
+        let mut left = self.clients.iter().map(|(_, client)| &client.session);
+        left.all(|one| {
+            one.phase() == Phase::Over || one.is_node() && one.phase() == Phase::Greeting
+        })
     }
 
     /// The deadline is here: what is left is counted as unconfirmed.

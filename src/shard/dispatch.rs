@@ -109,7 +109,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         };
         client.session.join(pool);
         if self.state == State::Draining {
-            client.session.answer_last();
+            // Who asks for the last clients here can't come again: the listeners are closed.
+            if !client.session.is_node() || planted!(NodeSentAway) {
+                client.session.answer_last();
+            }
         } else if self.core.stats.pressure >= Pressure::High {
             client.session.end_with_answer();
         }

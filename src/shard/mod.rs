@@ -126,8 +126,7 @@ enum State {
     Running,
     /// Listeners are closed; sessions are being closed one by one.
     Draining,
-    /// Nothing is left to do here. After a drain the others may still have a word to say to this
-    /// shard: ids whose home it is, permits that were on their way.
+    /// Nothing is left to do here.
     Stopped,
 }
 

@@ -3,7 +3,7 @@
 
 use crate::bridge::{bridge_through, bridge_to};
 use crate::support::api::Api;
-use crate::support::frames::{Frame, TEXT};
+use crate::support::frames::{CLOSE, Frame, TEXT};
 use crate::support::hosts::Hosts;
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Head, Raw};
@@ -266,6 +266,49 @@ fn who_dies_takes_his_clients_with_him_and_nobody_elses() {
     assert_eq!(hear(&mut back), "back");
     nodes.see(0, "up", 2);
     drop((clients, back));
+    nodes.finish();
+}
+
+/// New connections are refused from the first moment on, but the others find his clients to the last.
+#[test]
+fn who_drains_answers_for_his_clients_to_the_last() {
+    let mut nodes = Nodes::start(3, &json!({ "drain": "4s" }));
+    let mut clients: Vec<Option<Raw>> = (0..30)
+        .map(|n| Some(nodes.join(2, &format!("c{n}"))))
+        .collect();
+    for node in [0, 1] {
+        assert_eq!(nodes.push(node, "c0", "hello").0, 200);
+        assert_eq!(hear(clients[0].as_mut().unwrap()), "hello");
+    }
+    // Now one connection of each of the others is left.
+    std::thread::sleep(Duration::from_millis(1_500));
+    nodes.nodes[2].signal(Signal::TERM);
+    let address = nodes.nodes[2].address;
+    until_true(WAIT, "closed doors", || {
+        TcpStream::connect(address).is_err()
+    });
+    let (mut heard, mut told) = (0, 0);
+    while clients.iter().any(Option::is_some) {
+        for (n, slot) in clients.iter_mut().enumerate() {
+            let Some(client) = slot else { continue };
+            let (status, body) = nodes.push(n % 2, &format!("c{n}"), "still");
+            if status == 200 {
+                assert_eq!(hear(client), "still");
+                heard += 1;
+                continue;
+            }
+            assert_eq!(status, 404, "{body}");
+            let close = client.frame(Duration::from_millis(500));
+            assert_eq!(close.opcode, CLOSE, "c{n} got 404, and {close:?}");
+            told += 1;
+            *slot = None;
+        }
+    }
+    assert!(heard > 100 && told == 30, "{heard} heard, {told} told");
+    let limit = Duration::from_secs(10);
+    assert_eq!(nodes.nodes[2].wait_exit(limit).code(), Some(0));
+    nodes.see(0, "refused", 1);
+    nodes.nodes.pop();
     nodes.finish();
 }
 

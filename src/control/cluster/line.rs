@@ -87,6 +87,11 @@ impl Line {
         self.errand.is_none()
     }
 
+    /// Whether it was had.
+    pub fn stands(&self) -> bool {
+        self.stands
+    }
+
     /// Sends the next request.
     pub fn begin(&mut self, errand: Errand, out: Vec<u8>, net: &mut Net) {
         debug_assert!(self.rests() && self.stands, "one at a time");
@@ -229,6 +234,5 @@ const HEAD_MAX: usize = 4 << 10;
 /// Of its body: a look's JSON has some 200 bytes, a refusal's text fewer.
 const BODY_MAX: u64 = 16 << 10;
 
-/// A connection that rests so long is closed, in ms: long before the other side tires of it
-/// (`limits.handshake`), for a push that crosses its FIN would be in doubt.
+/// A connection that rests so long is closed, in ms, if there is another.
 const REST_MAX: u32 = 1_000;

@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// All connections to it, and those of them that rest.
     pub lines: Vec<Key>,
     pub idle: Vec<Key>,
+    /// It takes no new connections, and answers on those that stand: it drains.
+    pub drains: bool,
     /// Requests that wait for a connection.
     pub queue: VecDeque<Errand>,
     /// When it is asked how it is, if nothing is heard of it before.
@@ -76,6 +78,7 @@ impl Node {
             since: now,
             lines: Vec::new(),
             idle: Vec::new(),
+            drains: false,
             queue: VecDeque::new(),
             check_at: now,
         }

@@ -345,7 +345,7 @@ impl Ring {
             let Some(errand) = node.queue.front().copied() else {
                 return;
             };
-            if node.idle.is_empty() && node.lines.len() >= LINES_MAX {
+            if node.idle.is_empty() && (node.drains || node.lines.len() >= LINES_MAX) {
                 return;
             }
             node.queue.pop_front();
@@ -385,6 +385,14 @@ impl Ring {
     }
 
     fn unmade(&mut self, key: Key, errand: Errand, refused: bool) {
+        if refused && self.has_standing(key, Key::NONE) {
+            // Its last clients are still to be had, on the connections that stand.
+            if let Some(node) = self.nodes.get_mut(key) {
+                node.drains = true;
+                node.queue.push_front(errand);
+            }
+            return;
+        }
         let said = match refused {
             true => {
                 self.heard(key, State::Refused);
@@ -396,6 +404,13 @@ impl Ring {
             }
         };
         self.say(errand, key, said);
+    }
+
+    /// Whether a node has a connection that stands, beside this one.
+    fn has_standing(&self, node: Key, beside: Key) -> bool {
+        let lines = self.nodes.get(node).map_or(&[][..], |node| &node.lines);
+        let mut others = lines.iter().filter(|line| **line != beside);
+        others.any(|line| self.lines.get(*line).is_some_and(Line::stands))
     }
 
     fn say(&mut self, errand: Errand, node: Key, said: Said) {
@@ -509,6 +524,10 @@ impl Ring {
             node.lines.retain(|one| *one != key);
             node.idle.retain(|one| *one != key);
         }
+        let stands = self.has_standing(line.node, Key::NONE);
+        if let Some(node) = self.nodes.get_mut(line.node) {
+            node.drains &= stands;
+        }
         line.close(&mut self.net);
     }
 
@@ -544,8 +563,16 @@ impl Ring {
                 continue;
             };
             let (node, errand, sent) = (line.node, line.errand().copied(), line.is_sent());
+            let Some(errand) = errand else {
+                // One is kept: a node that drains answers on it, and takes no other.
+                if self.has_standing(node, key) {
+                    self.hang_up(key);
+                } else if let Some(line) = self.lines.get_mut(key) {
+                    line.rests_since = self.now;
+                }
+                continue;
+            };
             self.hang_up(key);
-            let Some(errand) = errand else { continue };
             self.silence(node);
             let said = match sent {
                 true => Said::Silent,

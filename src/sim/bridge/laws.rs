@@ -43,7 +43,8 @@ pub struct Log {
     /// POSTs begun, and answered with less than 500.
     pub begun: u64,
     pub answered: u64,
-    /// At `written`: POSTs whose head alone was taken since the last whole one.
+    /// At `written`: POSTs whose head alone was taken since the last whole one, or that may have been
+    /// lost unseen with a connection.
     pub cut: u64,
     /// Its DELETE was begun; its ok was read.
     pub deleting: bool,
@@ -160,6 +161,8 @@ impl World {
                 );
                 self.must_be_nowhere(me, push, 404);
             }
+            // A node that asked in the last moment of a drain.
+            (_, 503) if push.hop.is_some() && self.laws.drain_ends.is_some() => {}
             // Its connection was slow, and the time for a request had begun with the last answer.
             (_, 408) => {}
             (verb, status) => panic!("law: pusher {me} got {status} for {verb:?}"),
@@ -176,6 +179,17 @@ impl World {
             there, None,
             "law: pusher {me} got {status} with a guest there"
         );
+    }
+
+    /// A node's connection has ended in a drain: no client is left.
+    pub fn must_be_empty(&self, me: usize) {
+        let mut guests = self.people.iter().filter_map(Person::guest);
+        let there = guests.find(|guest| {
+            let conn = &self.conns[guest.conn];
+            guest.is_open() && conn.peer_open && conn.proxy_open && guest.leaving_at.is_none()
+        });
+        let there = there.map(|guest| IDS[guest.id]);
+        assert_eq!(there, None, "law: node {me} was sent away before a guest");
     }
 
     /// Whether this client was connected since before the push and still is.

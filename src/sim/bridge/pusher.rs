@@ -20,6 +20,11 @@ pub struct Pusher {
     answered: usize,
     /// So many requests at a time.
     depth: usize,
+    /// It is another node: it goes on asking, now and then, and to the end of a drain.
+    node: bool,
+    asked_at: u64,
+    /// An answer has kept the connection for it.
+    known: bool,
 }
 
 /// A request to the proxy.
@@ -64,9 +69,12 @@ impl World {
         let me = self.people.len();
         let conn = self.connect(me, home(me, true));
         let depth = [1, 1, 3][self.rng.below(3) as usize];
+        let node = self.nodes.any && me % 2 == 1;
         self.people.push(Person::Pusher(Box::new(Pusher {
             conn,
-            depth,
+            depth: if node { 1 } else { depth },
+            node,
+            asked_at: self.now,
             ..Pusher::default()
         })));
     }
@@ -79,7 +87,7 @@ impl Pusher {
         }
         self.read(me, world);
         let more = self.pushes.len() - self.answered < self.depth;
-        if more && self.out.len() < 20_000 && world.talking && world.rng.chance(1, 12) {
+        if more && self.out.len() < 20_000 && self.is_in_the_mood(world) {
             if self.pushes.len() > self.answered {
                 world.hit("push: pipelined");
             }
@@ -94,9 +102,24 @@ impl Pusher {
         }
         let conn = &mut world.conns[self.conn];
         if conn.outward.reset || conn.is_heard_out() {
+            let early = world.laws.drain_ends.is_some_and(|ends| world.now < ends);
+            if early && self.known {
+                world.must_be_empty(me);
+            }
+            let conn = &mut world.conns[self.conn];
             conn.hang_up();
             self.stage = Stage::Gone;
         }
+    }
+
+    fn is_in_the_mood(&self, world: &mut World) -> bool {
+        let draining = world.laws.drain_ends.is_some();
+        if self.node && draining {
+            world.hit("node: asks in a drain");
+        }
+        let talks = world.talking || self.node && draining;
+        let check = self.node && world.now >= self.asked_at + NODE_PAUSE;
+        talks && world.rng.chance(1, 12) || check
     }
 
     /// Requests that wait for their answers.
@@ -119,6 +142,12 @@ impl Pusher {
             let Some((head, body)) = next else { return };
             let status = head.start[1].parse().expect("law: a status is a number");
             let n = self.answered;
+            let draining = world.laws.drain_ends.is_some_and(|ends| world.now < ends);
+            let last = head.value("connection") == Some("close");
+            if draining && last && self.known {
+                world.must_be_empty(me);
+            }
+            self.known |= self.node && !last;
             if n == self.pushes.len() && world.laws.drain_ends.is_some() && status == 503 {
                 // Told that it is over although it has asked nothing.
                 continue;
@@ -140,7 +169,9 @@ impl Pusher {
     fn ask(&mut self, me: usize, world: &mut World) {
         let n = self.pushes.len() as u32;
         let id = world.rng.below(IDS.len() as u32) as usize;
+        self.asked_at = world.now;
         let verb = match world.rng.below(16) {
+            _ if !world.talking => Verb::Look,
             0 => Verb::Close([1000, 4001, 4002][world.rng.below(3) as usize]),
             1 => Verb::Look,
             2 => Verb::Broadcast,
@@ -162,6 +193,7 @@ impl Pusher {
             Verb::Broadcast => format!("POST /?prefix={name} HTTP/1.1\r\nHost: b\r\n"),
         };
         let hop = match world.rng.below(40) {
+            _ if self.node => Some("another"),
             0..=1 => Some("another"),
             2 => Some(MARK),
             _ => None,
@@ -205,6 +237,9 @@ impl Pusher {
         world.note(format_args!("pusher {me} asks {verb:?} {n} for {name}"));
     }
 }
+
+/// How long a node asks nothing, in ms: longer than a stranger may.
+const NODE_PAUSE: u64 = 5_000;
 
 /// Everybody, one of them, some, nobody.
 const PREFIXES: [&str; 5] = ["", "anna", "b.", "-", "nobody"];
