@@ -400,7 +400,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
 
     fn go_on_draining(&mut self) {
         let now = self.core.now;
-        let ended = self.has_no_session();
+        let ended = self.chores.drain.is_some() && self.has_no_session();
         let Some(drain) = &mut self.chores.drain else {
             return;
         };
