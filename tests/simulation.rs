@@ -23,7 +23,7 @@ fn the_laws_hold() {
 
 #[test]
 fn the_bridge_keeps_its_laws() {
-    let runs = sweep(128, 2_000, |seed, steps| {
+    let runs = sweep(256, 2_000, |seed, steps| {
         let report = sim::run_bridge(seed, steps, false);
         if seed.is_multiple_of(16) {
             let again = sim::run_bridge(seed, steps, false);
@@ -35,7 +35,7 @@ fn the_bridge_keeps_its_laws() {
     let total = Sightings::sum(&runs);
     println!("{total}");
     // A sweep that was made smaller need not see everything.
-    if count >= 128 {
+    if count >= 256 {
         assert!(total.missing().is_empty(), "never: {:?}", total.missing());
     }
 }
@@ -43,7 +43,7 @@ fn the_bridge_keeps_its_laws() {
 #[cfg(feature = "nats")]
 #[test]
 fn the_bridge_keeps_its_laws_before_nats() {
-    let runs = sweep(128, 2_000, |seed, steps| {
+    let runs = sweep(256, 2_000, |seed, steps| {
         let report = sim::run_nats(seed, steps, false);
         if seed.is_multiple_of(16) {
             let again = sim::run_nats(seed, steps, false);
@@ -54,7 +54,7 @@ fn the_bridge_keeps_its_laws_before_nats() {
     let count = runs.len();
     let total = Sightings::sum(&runs);
     println!("{total}");
-    if count >= 128 {
+    if count >= 256 {
         assert!(total.missing().is_empty(), "never: {:?}", total.missing());
     }
 }
