@@ -161,6 +161,11 @@ fn disable_drain_and_enable_by_keyboard_alone() {
     wait_state(&proxy, "b1", "disabled");
     let told = "document.getElementById('news').innerText.includes('Server b1 is disabled.')";
     window.until(SOON, told);
+    // What happened is told at once, the servers are drawn a second later at most.
+    window.until(
+        SOON,
+        "!!document.querySelector('[aria-label=\"Enable b1\"]')",
+    );
     // The focus stays where it was, on what is now the way back.
     window.tab_to("Enable b1");
     window.tab_to("Drain… b1");
@@ -171,6 +176,7 @@ fn disable_drain_and_enable_by_keyboard_alone() {
     window.until(SOON, "!document.getElementById('confirm').open");
     assert_eq!(state_of(&proxy, "b1"), "disabled", "nothing without a yes");
     window.act("press Enter");
+    window.until(SOON, "document.getElementById('confirm').open");
     window.tab_to("Drain");
     window.act("press Enter");
     wait_state(&proxy, "b1", "draining");

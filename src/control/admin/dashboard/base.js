@@ -124,14 +124,23 @@ const act = async (what, method, path, fields) => {
   }
 };
 
+let questions = 0;
+
 /** Asks a person; resolves to whether it was meant. */
 const isMeant = (title, text, yes) =>
   new Promise((resolve) => {
     const dialog = at("confirm");
+    const mine = ++questions;
+    const closed = () => {
+      // The end of the question before may be told when the next one stands already.
+      if (mine === questions && dialog.open) return;
+      dialog.removeEventListener("close", closed);
+      resolve(mine === questions && dialog.returnValue === "yes");
+    };
     at("confirm-title").textContent = title;
     at("confirm-text").textContent = text;
     at("confirm-yes").textContent = yes;
     dialog.returnValue = "no";
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    dialog.addEventListener("close", closed);
     dialog.showModal();
   });
