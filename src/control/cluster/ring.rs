@@ -335,14 +335,19 @@ impl Ring {
         if node.queue.len() >= QUEUE_MAX {
             return self.say(errand, key, Said::Unheard);
         }
-        node.queue.push_back(errand);
+        let soon = self.now.after(DYING);
+        let by = match node.drains {
+            true => errand.by.min(soon),
+            false => errand.by,
+        };
+        node.queue.push_back(Errand { by, ..errand });
         self.serve(key);
     }
 
     /// Begins as many of a node's requests as there are connections for.
     fn serve(&mut self, key: Key) {
         while let Some(node) = self.nodes.get_mut(key) {
-            let Some(errand) = node.queue.front().copied() else {
+            let Some(mut errand) = node.queue.front().copied() else {
                 return;
             };
             if node.idle.is_empty() && (node.drains || node.lines.len() >= LINES_MAX) {
@@ -359,6 +364,11 @@ impl Ring {
             };
             match idle {
                 Some(line) => {
+                    // Its time begins here, however short it had to wait.
+                    let least = self.now.after(self.terms.timeout);
+                    if errand.by.is_before(least) {
+                        errand.by = least;
+                    }
                     if let Some(line) = self.lines.get_mut(line) {
                         line.begin(errand, request, &mut self.net);
                     }
@@ -386,10 +396,14 @@ impl Ring {
 
     fn unmade(&mut self, key: Key, errand: Errand, refused: bool) {
         if refused && self.has_standing(key, Key::NONE) {
-            // Its last clients are still to be had, on the connections that stand.
+            // Its last clients are still to be had, on the connections that stand. Or it is just
+            // dying, and those will end: nobody waits long for that.
+            let soon = self.now.after(DYING);
             if let Some(node) = self.nodes.get_mut(key) {
                 node.drains = true;
                 node.queue.push_front(errand);
+                let waiting = node.queue.iter_mut();
+                waiting.for_each(|one| one.by = one.by.min(soon));
             }
             return;
         }
@@ -593,7 +607,11 @@ impl Ring {
             && errand.by.is_due(self.now)
         {
             node.queue.pop_front();
-            self.say(errand, key, Said::Unheard);
+            let said = match node.drains {
+                true => Said::Refused,
+                false => Said::Unheard,
+            };
+            self.say(errand, key, said);
         }
         let Some(node) = self.nodes.get_mut(key) else {
             return;
@@ -691,6 +709,9 @@ const NOBODY: &str = "~";
 /// A look that has found the client waits for the others for a hundredth of `timeout`, 10 ms: who is
 /// there answers in one, and a node that is just dying must not hold up everybody's pushes.
 const HURRY_PART: u32 = 100;
+
+/// One that refuses connections answers on those that stand within so many ms, or is dying.
+const DYING: u32 = 20;
 
 /// Connections to one node.
 const LINES_MAX: usize = 8;
