@@ -193,3 +193,48 @@ fn five_thousand_busy_sessions_are_closed_evenly_over_the_drain_time() {
     );
     assert!(crowd.wait().unwrap().success());
 }
+
+/// The kernel takes a killed process's descriptors from the highest down: with its listeners above the
+/// clients it refuses at once, and not when the last client is gone.
+#[test]
+fn a_killed_proxy_refuses_before_its_clients_are_gone() {
+    let origin = echo_origin();
+    let mut proxy = Proxy::start(&[origin.url()], json!({}));
+    let clients: Vec<Raw> = (0..40).map(|_| Raw::open(proxy.address, "/", "")).collect();
+    // RFC 9293's states as the kernel numbers them: 01 is open, 0A listens.
+    let port = format!(":{:04X}", proxy.address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ours = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let state = fields[3];
+        fields[1]
+            .ends_with(&port)
+            .then(|| (state, format!("socket:[{}]", fields[9])))
+    });
+    let ours: Vec<(&str, String)> = ours.collect();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", proxy.pid().as_raw_nonzero())).unwrap();
+    let mut seen = 0;
+    for task in tasks {
+        let numbers = |state: &str| {
+            let of_state = |name: &str| {
+                ours.iter()
+                    .any(|(one, socket)| *one == state && socket == name)
+            };
+            let all = std::fs::read_dir(task.as_ref().unwrap().path().join("fd")).unwrap();
+            let all = all.flatten().filter_map(|entry| {
+                let name = std::fs::read_link(entry.path()).ok()?;
+                let number = entry.file_name().to_str()?.parse().ok()?;
+                of_state(name.to_str()?).then_some(number)
+            });
+            all.collect::<Vec<u32>>()
+        };
+        let (open, listening) = (numbers("01"), numbers("0A"));
+        if let (Some(highest), Some(lowest)) = (open.iter().max(), listening.iter().min()) {
+            assert!(lowest > highest, "{listening:?} listen among {open:?}");
+            seen += open.len();
+        }
+    }
+    assert!(seen >= clients.len(), "{seen} seen of {}", clients.len());
+    proxy.signal(Signal::KILL);
+    proxy.wait_exit(WAIT);
+}

@@ -101,7 +101,7 @@ impl Proxy {
 
     /// Ends it without a word, as a crash does, and starts it again at the same addresses.
     pub fn restart(&mut self) {
-        self.signal(Signal::KILL);
+        self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = spawn(&[], &self.dir);
         assert!(self.gets_ready(), "{}", self.log());
