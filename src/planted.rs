@@ -82,6 +82,8 @@ pub enum Bug {
     HopGoesOn,
     /// A drain closes the connections of other nodes.
     NodeSentAway,
+    /// It does not tell them that it drains.
+    DrainUnsaid,
     /// A push for a client who is leaving is not looked for elsewhere.
     LeaverNotPassedOn,
     /// A POST that is made again gets another number.
@@ -209,6 +211,7 @@ impl Bug {
         Bug::CastRepeats,
         Bug::HopGoesOn,
         Bug::NodeSentAway,
+        Bug::DrainUnsaid,
         Bug::LeaverNotPassedOn,
         Bug::RenumberedCall,
         Bug::DirtyReused,
@@ -262,6 +265,7 @@ impl Bug {
                 | Bug::CastRepeats
                 | Bug::HopGoesOn
                 | Bug::NodeSentAway
+                | Bug::DrainUnsaid
                 | Bug::LeaverNotPassedOn
                 | Bug::DirtyReused
                 | Bug::SpoiledTaken

@@ -157,6 +157,8 @@ bitflags! {
         const SECURE = 1 << 24;
         /// The client is another node of the cluster, and has shown it.
         const NODE = 1 << 25;
+        /// The loop drains.
+        const DRAINING = 1 << 26;
     }
 }
 
@@ -658,7 +660,7 @@ impl Session {
     }
 
     /// Shutting down: the plain request at hand is the connection's last.
-    pub fn answer_last(&mut self) {
+    fn answer_last(&mut self) {
         self.rare().stop = Some(End::Shutdown);
         self.end_visit_here();
     }
@@ -666,6 +668,14 @@ impl Session {
     /// Whether another node asks here, or will: a drain closes that connection behind all sessions.
     pub fn is_node(&self) -> bool {
         self.flags.contains(Flags::NODE) && matches!(self.phase, Phase::Greeting | Phase::Serving)
+    }
+
+    /// The loop drains: another node is told so with each answer, anybody else has the last one.
+    pub fn answer_in_drain(&mut self) {
+        self.flags.insert(Flags::DRAINING);
+        if !self.is_node() || planted!(NodeSentAway) {
+            self.answer_last();
+        }
     }
 
     /// Memory is short: the plain request at hand is the connection's last. A drain that comes

@@ -277,12 +277,14 @@ impl Session {
     }
 
     fn answer_visit(&mut self, status: u16, kind: &str, body: &str, ctx: &mut Ctx<'_>) {
-        let keep = self.visit().is_some_and(|visit| visit.keep);
-        if let Some(rare) = &mut self.rare {
-            rare.visit = None;
-        }
+        let visit = self.rare.as_mut().and_then(|rare| rare.visit.take());
+        let keep = visit.is_some_and(|visit| visit.keep);
         let connection = if keep { "keep-alive" } else { "close" };
         let mut headers = vec![("Connection", connection), ("Content-Type", kind)];
+        let told = Flags::NODE | Flags::DRAINING;
+        if self.flags.contains(told) && !planted!(DrainUnsaid) {
+            headers.push((DRAIN, "1"));
+        }
         if status == 503 {
             headers.push(("Retry-After", "1"));
         }
@@ -376,6 +378,10 @@ fn same_bytes(one: &[u8], other: &[u8]) -> bool {
 
 /// Marks a push that another node passes on: it goes no further.
 pub const HOP: &str = "x-wsteady-hop";
+
+/// Marks the answer to another node of one that takes no new connections, and answers on those that
+/// stand. Who refuses without it is dying.
+pub const DRAIN: &str = "X-Wsteady-Drain";
 
 const METHODS: HeadError = HeadError::new(405, "only GET, POST and DELETE");
 

@@ -109,10 +109,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         };
         client.session.join(pool);
         if self.state == State::Draining {
-            // Who asks for the last clients here can't come again: the listeners are closed.
-            if !client.session.is_node() || planted!(NodeSentAway) {
-                client.session.answer_last();
-            }
+            // A node that asks for the last clients here can't come again: the listeners are closed.
+            client.session.answer_in_drain();
         } else if self.core.stats.pressure >= Pressure::High {
             client.session.end_with_answer();
         }

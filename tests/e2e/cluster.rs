@@ -10,7 +10,8 @@ use crate::support::raw::{Head, Raw};
 use crate::support::{free_port, until, until_true};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -252,8 +253,8 @@ fn who_dies_takes_his_clients_with_him_and_nobody_elses() {
         assert_eq!(hear(client), "hello");
     }
     nodes.nodes[2].signal(Signal::KILL);
-    let address = nodes.nodes[2].address;
-    until_true(WAIT, "its end", || TcpStream::connect(address).is_err());
+    // Until all of it is gone, a push may be sent on a connection that still stands: 504.
+    nodes.nodes[2].wait_exit(WAIT);
     // What was known of him is forgotten at once.
     assert_eq!(nodes.push(0, "c2", "gone").0, 404);
     assert_eq!(nodes.push(0, "c1", "still").0, 200);
@@ -310,6 +311,43 @@ fn who_drains_answers_for_his_clients_to_the_last() {
     nodes.see(0, "refused", 1);
     nodes.nodes.pop();
     nodes.finish();
+}
+
+/// A killed process closes its listeners first and its connections last; who drains does the first,
+/// too, but says so, and is waited for.
+#[test]
+fn who_refuses_and_says_nothing_is_dying() {
+    for (drains, status) in [(false, 404), (true, 503)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap().to_string();
+        let nodes = Nodes::start(1, &json!({ "cluster": { "peers": [peer] } }));
+        // It answers once, and is silent then.
+        let (stream, _) = listener.accept().unwrap();
+        let mut asked = BufReader::new(stream);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            asked.read_line(&mut line).unwrap();
+        }
+        let says = if drains { "X-Wsteady-Drain: 1\r\n" } else { "" };
+        let answer = format!("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n{says}\r\n");
+        asked.get_mut().write_all(answer.as_bytes()).unwrap();
+        nodes.see(0, "up", 1);
+        drop(listener);
+        // The first asks on the connection that stands, the second finds none.
+        let pusher = nodes.nodes[0].address;
+        let begun = Instant::now();
+        let pushes = [1, 2].map(|n| {
+            let push = move || tell(pusher, &format!("POST /n{n}"), "", "x").status;
+            std::thread::spawn(push)
+        });
+        let answers = pushes.map(|push| push.join().unwrap());
+        let took = begun.elapsed();
+        assert_eq!(answers, [status; 2], "drains: {drains}, {took:?}");
+        assert_eq!(took >= TIMEOUT, drains, "drains: {drains}, {took:?}");
+        nodes.see(0, if drains { "silent" } else { "refused" }, 1);
+        nodes.finish();
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) enum Event {
         body: Vec<u8>,
         /// Another request may follow.
         keep: bool,
+        /// The node takes no other connection.
+        drains: bool,
     },
     /// The connection could not be had; refused: nobody listens there.
     Unmade {
@@ -85,6 +87,11 @@ impl Line {
     /// Whether it waits for the next request.
     pub fn rests(&self) -> bool {
         self.errand.is_none()
+    }
+
+    /// Whether it hands a push over.
+    pub fn gives(&self) -> bool {
+        self.errand.is_some_and(|errand| errand.gives)
     }
 
     /// Whether it was had.
@@ -191,6 +198,7 @@ impl Line {
             status: reply.status,
             body: reply.body,
             keep: reply.keep && whole,
+            drains: reply.drains,
         }
     }
 

@@ -20,8 +20,11 @@ pub(super) struct Node {
     /// All connections to it, and those of them that rest.
     pub lines: Vec<Key>,
     pub idle: Vec<Key>,
-    /// It takes no new connections, and answers on those that stand: it drains.
+    /// It says that it drains: it takes no new connections, and answers on those that stand.
     pub drains: bool,
+    /// Since when it has refused a connection, though others stand. If it neither drains nor
+    /// answers, it is dying: a process closes its listeners first.
+    pub refuses_since: Option<Tick>,
     /// Requests that wait for a connection.
     pub queue: VecDeque<Errand>,
     /// When it is asked how it is, if nothing is heard of it before.
@@ -79,6 +82,7 @@ impl Node {
             lines: Vec::new(),
             idle: Vec::new(),
             drains: false,
+            refuses_since: None,
             queue: VecDeque::new(),
             check_at: now,
         }
@@ -87,6 +91,17 @@ impl Node {
     /// Whether nobody needs to know it any more.
     pub fn is_over(&self) -> bool {
         self.left && self.state != State::Up && self.lines.is_empty() && self.queue.is_empty()
+    }
+
+    /// Whether a new connection to it need not be tried.
+    pub fn is_closed(&self) -> bool {
+        self.drains || self.refuses_since.is_some()
+    }
+
+    /// When it is dead, if it says nothing.
+    pub fn dies_at(&self) -> Option<Tick> {
+        let since = self.refuses_since.filter(|_| !self.drains)?;
+        Some(since.after(DYING))
     }
 
     /// What was heard of it. True: that is new.
@@ -120,6 +135,9 @@ impl Node {
 
 /// A node of which nothing was heard for so long is asked how it is, in ms.
 const CHECK_PAUSE: u32 = 5_000;
+
+/// One that refuses connections answers on those that stand within so many ms, or is dying.
+const DYING: u32 = 50;
 
 /// One that is silent, so often.
 pub(super) const TRIAL_PAUSE: u32 = 1_000;

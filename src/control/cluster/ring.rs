@@ -335,12 +335,7 @@ impl Ring {
         if node.queue.len() >= QUEUE_MAX {
             return self.say(errand, key, Said::Unheard);
         }
-        let soon = self.now.after(DYING);
-        let by = match node.drains {
-            true => errand.by.min(soon),
-            false => errand.by,
-        };
-        node.queue.push_back(Errand { by, ..errand });
+        node.queue.push_back(errand);
         self.serve(key);
     }
 
@@ -350,7 +345,7 @@ impl Ring {
             let Some(mut errand) = node.queue.front().copied() else {
                 return;
             };
-            if node.idle.is_empty() && (node.drains || node.lines.len() >= LINES_MAX) {
+            if node.idle.is_empty() && (node.is_closed() || node.lines.len() >= LINES_MAX) {
                 return;
             }
             node.queue.pop_front();
@@ -396,14 +391,10 @@ impl Ring {
 
     fn unmade(&mut self, key: Key, errand: Errand, refused: bool) {
         if refused && self.has_standing(key, Key::NONE) {
-            // Its last clients are still to be had, on the connections that stand. Or it is just
-            // dying, and those will end: nobody waits long for that.
-            let soon = self.now.after(DYING);
+            // Its last clients may still be to be had, on the connections that stand.
             if let Some(node) = self.nodes.get_mut(key) {
-                node.drains = true;
+                node.refuses_since.get_or_insert(self.now);
                 node.queue.push_front(errand);
-                let waiting = node.queue.iter_mut();
-                waiting.for_each(|one| one.by = one.by.min(soon));
             }
             return;
         }
@@ -478,7 +469,12 @@ impl Ring {
                     status,
                     body,
                     keep,
+                    drains,
                 } => {
+                    if let Some(node) = self.nodes.get_mut(node) {
+                        node.drains |= drains;
+                        node.refuses_since = None;
+                    }
                     if !keep {
                         self.hang_up(key);
                     }
@@ -541,6 +537,7 @@ impl Ring {
         let stands = self.has_standing(line.node, Key::NONE);
         if let Some(node) = self.nodes.get_mut(line.node) {
             node.drains &= stands;
+            node.refuses_since = node.refuses_since.filter(|_| stands);
         }
         line.close(&mut self.net);
     }
@@ -552,8 +549,17 @@ impl Ring {
         let queues = self.nodes.iter().filter_map(|(_, node)| node.queue.front());
         let queues = queues.map(|errand| errand.by);
         let checks = self.nodes.iter().map(|(_, node)| node.check_at);
+        let deaths = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| self.is_waited_for(node));
+        let deaths = deaths.filter_map(|(_, node)| node.dies_at());
         let hurried = self.hurried.front().map(|(due, _)| *due);
-        let all = errands.chain(queues).chain(checks).chain(hurried);
+        let all = errands
+            .chain(queues)
+            .chain(checks)
+            .chain(deaths)
+            .chain(hurried);
         all.reduce(Tick::min)
     }
 
@@ -600,18 +606,44 @@ impl Ring {
         }
     }
 
+    /// Whether there are requests that would not be missed with it.
+    fn is_waited_for(&self, node: &Node) -> bool {
+        let mut lines = node.lines.iter().filter_map(|line| self.lines.get(*line));
+        !node.queue.is_empty() || lines.any(|line| !line.gives())
+    }
+
+    /// It refuses connections, and says nothing on those that stand. Only what it may have taken is
+    /// waited for.
+    fn bury(&mut self, key: Key) {
+        let Some(node) = self.nodes.get_mut(key) else {
+            return;
+        };
+        let mut waiting = std::mem::take(&mut node.queue);
+        let lines = node.lines.clone();
+        for one in lines {
+            if let Some(line) = self.lines.get(one).filter(|line| !line.gives()) {
+                waiting.extend(line.errand().copied());
+                self.hang_up(one);
+            }
+        }
+        for errand in waiting {
+            self.say(errand, key, Said::Refused);
+        }
+        self.heard(key, State::Refused);
+    }
+
     /// A node's requests that have waited too long, and the node itself.
     fn look_at(&mut self, key: Key) {
+        let dies_at = self.nodes.get(key).and_then(Node::dies_at);
+        if dies_at.is_some_and(|due| due.is_due(self.now)) {
+            self.bury(key);
+        }
         while let Some(node) = self.nodes.get_mut(key)
             && let Some(errand) = node.queue.front().copied()
             && errand.by.is_due(self.now)
         {
             node.queue.pop_front();
-            let said = match node.drains {
-                true => Said::Refused,
-                false => Said::Unheard,
-            };
-            self.say(errand, key, said);
+            self.say(errand, key, Said::Unheard);
         }
         let Some(node) = self.nodes.get_mut(key) else {
             return;
@@ -709,9 +741,6 @@ const NOBODY: &str = "~";
 /// A look that has found the client waits for the others for a hundredth of `timeout`, 10 ms: who is
 /// there answers in one, and a node that is just dying must not hold up everybody's pushes.
 const HURRY_PART: u32 = 100;
-
-/// One that refuses connections answers on those that stand within so many ms, or is dying.
-const DYING: u32 = 20;
 
 /// Connections to one node.
 const LINES_MAX: usize = 8;

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::{Asks, Call, Dial, Dialect, Head, Heard, Reply, Terms};
 use crate::kit::Prng;
+use crate::session::visit::DRAIN;
 use crate::session::vocab::Loss;
 use crate::wire::body::{Body, BodyStep};
 use crate::wire::compose::HeadWriter;
@@ -102,6 +103,7 @@ impl Http {
             body: Vec::new(),
             too_long: false,
             keep: response.keeps_alive() && !body.is_until_close(),
+            drains: headers.get(DRAIN).is_some(),
         };
         if body.length().is_some_and(|length| length > self.body_max) {
             return Some(Heard::Reply(Box::new(reply.abandoned())));

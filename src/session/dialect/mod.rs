@@ -357,6 +357,8 @@ pub struct Reply {
     pub too_long: bool,
     /// Another call may follow on this connection.
     pub keep: bool,
+    /// It comes from a node that drains: there will be no other connection.
+    pub drains: bool,
 }
 
 /// A complete HTTP answer that refuses.

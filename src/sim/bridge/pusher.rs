@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::DRAIN;
 use super::http::Messages;
 use super::nodes::MARK;
 use super::people::{Guest, IDS, PUSHES, Person, Stage};
@@ -157,12 +158,27 @@ impl Pusher {
                 "law: pusher {me} got {status} unasked"
             );
             self.answered += 1;
+            if matches!(status, 200 | 404) {
+                self.judge_drain(me, n, head.value("x-wsteady-drain").is_some(), world);
+            }
             self.pushes[n].answer = Some((status, world.now));
             world.note(format_args!(
                 "pusher {me} reads {status} to {:?} {n} to {}",
                 self.pushes[n].verb, self.pushes[n].name
             ));
             world.on_push_answered(me, &mut self.pushes[n], status, &body);
+        }
+    }
+
+    /// Other nodes are told of a drain, and nobody else is.
+    fn judge_drain(&self, me: usize, n: usize, said: bool, world: &mut World) {
+        let (ends, asked_at) = (world.laws.drain_ends, self.pushes[n].at);
+        let began = ends.map(|ends| ends - u64::from(DRAIN));
+        let may = self.pushes[n].hop.is_some() && began.is_some();
+        assert!(may || !said, "law: pusher {me} is told of no drain");
+        if may && began.is_some_and(|began| asked_at > began + HEARD) {
+            world.hit("node: told of a drain");
+            assert!(said, "law: node {me} is told of a drain");
         }
     }
 
@@ -237,6 +253,9 @@ impl Pusher {
         world.note(format_args!("pusher {me} asks {verb:?} {n} for {name}"));
     }
 }
+
+/// All shards know of a drain after so many ms.
+const HEARD: u64 = 100;
 
 /// How long a node asks nothing, in ms: longer than a stranger may.
 const NODE_PAUSE: u64 = 5_000;
