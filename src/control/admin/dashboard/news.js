@@ -48,7 +48,8 @@ const SAYINGS = {
   resumed(group) {
     const times = group.map((one) => one.held_seconds);
     const again = group.reduce((sum, one) => sum + one.replayed, 0);
-    const within = `within ${time(Math.max(...times))}`;
+    // The proxy's clock has whole milliseconds.
+    const within = `within ${time(Math.max(0.001, ...times))}`;
     return ["good", `${capital(several(group))} resumed at ${group[0].server} ${within}; ${plural(again, "message", "messages")} sent again.`];
   },
   ended(group) {
