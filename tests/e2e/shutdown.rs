@@ -8,7 +8,6 @@ use crate::support::{turn, until_true};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -33,11 +32,9 @@ fn term_closes_sessions_with_1001_spread_over_the_drain_time_and_ends_with_0() {
     });
     let closing: Vec<_> = closing.collect();
     until_true(WAIT, "new clients to be refused", || {
-        let Ok(stream) = TcpStream::connect(proxy.address) else {
+        let Some(mut client) = Raw::try_connect(proxy.address) else {
             return true;
         };
-        drop(stream);
-        let mut client = Raw::connect(proxy.address);
         client.send(handshake("/", "").as_bytes());
         client
             .try_head(Duration::from_secs(1))

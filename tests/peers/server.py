@@ -214,7 +214,7 @@ class Server:
         elif verb == "rst":
             for one in every:
                 # A linger of zero turns close() into a reset. It may be closed by now.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, AttributeError):
                     one.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.ws.transport.abort()
         elif verb == "fin":
@@ -252,8 +252,11 @@ class Server:
         async with connection.sending:
             connection.ending = True
             # Whom the proxy has left, which we have not noticed yet, gets nothing any more.
+            tcp = connection.tcp
+            if tcp is None:
+                return
             with contextlib.suppress(OSError):
-                if connection.tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED:
+                if tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED:
                     return
             self.log.write(
                 {"t": "end", "conn": connection.id, "how": how, "k": connection.sent}

@@ -93,16 +93,24 @@ pub struct Raw {
 impl Raw {
     /// A client of wsteady, sealed in the run with TLS.
     pub fn connect(address: SocketAddr) -> Raw {
-        if tls::on() {
-            Raw::sealed(address, &tls::our_client(), "localhost")
-        } else {
-            Raw::plain(address)
-        }
+        Raw::try_connect(address).expect("a connection")
+    }
+
+    /// `None`: it was refused.
+    pub fn try_connect(address: SocketAddr) -> Option<Raw> {
+        let tcp = TcpStream::connect(address).ok()?;
+        Some(match tls::on() {
+            true => Raw::seal(tcp, &tls::our_client(), "localhost"),
+            false => Raw::over(tcp),
+        })
     }
 
     /// Sealed so, whatever the run.
     pub fn sealed(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Raw {
-        let tcp = TcpStream::connect(address).unwrap();
+        Raw::seal(TcpStream::connect(address).unwrap(), config, name)
+    }
+
+    fn seal(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> Raw {
         tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         Raw::on(Pipe::connect(tcp, config, name))
     }
