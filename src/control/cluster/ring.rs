@@ -105,6 +105,12 @@ impl Ring {
         self.ready.clear();
         self.net.poll(wait, &mut self.ready);
         self.now = self.net.now().tick;
+        // First what is over: nothing new is to go where it can't arrive.
+        for at in 0..self.ready.len() {
+            if let Some(Kind::Upstream(line)) = self.ready[at].token.kind() {
+                self.on_line(line);
+            }
+        }
         self.net.take_mail(&mut self.mail);
         for mail in std::mem::take(&mut self.mail) {
             match mail {
@@ -115,11 +121,6 @@ impl Ring {
         }
         while let Ok(found) = self.names.found.try_recv() {
             self.settle(found);
-        }
-        for at in 0..self.ready.len() {
-            if let Some(Kind::Upstream(line)) = self.ready[at].token.kind() {
-                self.on_line(line);
-            }
         }
         self.on_time();
         self.tell_quests();
