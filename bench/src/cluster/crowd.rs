@@ -165,7 +165,7 @@ impl<'a> Crowd<'a> {
         let client = &mut self.clients[place];
         client.dials += 1;
         let number = client.number();
-        let front = self.plan.front(number);
+        let front = self.plan.front(number, client.failures);
         let mut socket = sys::connect(front.target, self.plan.source(number))?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll

@@ -33,7 +33,8 @@ use std::time::Duration;
 /// exit status is 1 if something was missed.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Where clients connect, ws://host:port/; repeat it for several, which clients take in turn
+    /// Where clients connect, ws://host:port/; repeat it for several, which clients take in turn: who
+    /// fails at one tries the next
     #[arg(long, required = true)]
     url: Vec<String>,
     /// The nodes' addresses for pushes, by comma
@@ -297,9 +298,9 @@ impl Plan {
         self.shape.warmup
     }
 
-    /// Where that client connects.
-    fn front(&self, number: u32) -> &Node {
-        &self.fronts[number as usize % self.fronts.len()]
+    /// Where that client connects after so many failures in a row.
+    fn front(&self, number: u32, failures: u32) -> &Node {
+        &self.fronts[(number as usize + failures as usize) % self.fronts.len()]
     }
 
     fn path(&self, front: &Node, number: u32) -> String {
