@@ -1,6 +1,11 @@
 # What the scripts share that put many clients, the proxy and its servers on one machine; sourced by them.
 
+source scripts/lib/awake.sh
 say() { printf '%s\n' "$*" >&2; }
+# Of all cores since the start, in ticks: what a hypervisor gave to others, and all.
+ticks() { awk '/^cpu / { for (n = 2; n <= 9; n++) all += $n; print $9 + 0, all }' /proc/stat; }
+stolen() { echo "$1 $(ticks)" | awk '{ printf "%.1f %%", ($3 - $1) * 100 / ($4 - $2) }'; }
+at_start=$(ticks)
 work=$(mktemp -d)
 started=() keepers=() undo=()
 cleanup() {
@@ -138,7 +143,7 @@ circumstances() {
   model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
   cat <<TEXT
 - Machine: $(nproc) x ${model:-unknown}, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)
-- Date: $(date -u +%Y-%m-%d\ %H:%M) UTC; load average at the end: $(cut -d' ' -f1-3 /proc/loadavg)
+- Date: $(date -u +%Y-%m-%d\ %H:%M) UTC; load average at the end: $(cut -d' ' -f1-3 /proc/loadavg); stolen by a hypervisor: $(stolen "$at_start")
 - Versions: $("$wsteady" --version | head -n 1) ($(git rev-parse --short HEAD 2>/dev/null || echo '?')), $("$bench" --version)
 TEXT
 }
