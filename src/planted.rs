@@ -50,6 +50,8 @@ pub enum Bug {
     BudgetKept,
     /// A closed client counts on under its address.
     QuotaKept,
+    /// Who came when descriptors were scarce begins a session.
+    ScarceLetIn,
     /// Once memory was short, it is short for ever.
     PressureForever,
     /// Another request follows the last one.
@@ -195,6 +197,7 @@ impl Bug {
         Bug::LastHopeForbidden,
         Bug::BudgetKept,
         Bug::QuotaKept,
+        Bug::ScarceLetIn,
         Bug::PressureForever,
         Bug::LastForgotten,
         Bug::MoveBeforePong,

@@ -670,6 +670,13 @@ impl<I: Io, E: Engine> Io for Layer<I, E> {
         }
     }
 
+    fn is_scarce(&self, socket: &Self::Socket) -> bool {
+        match socket {
+            Socket::Plain(socket) => self.io.is_scarce(socket),
+            Socket::Line(number) => self.io.is_scarce(&self.lines[*number as usize].socket),
+        }
+    }
+
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr> {
         match socket {
             Socket::Plain(socket) => self.io.local_address(socket),

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 
 use super::sys;
+use super::table::scarce_from;
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -29,8 +30,7 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
 /// taking clients for nobody until the last of them is gone.
 fn on_top(listener: TcpListener) -> TcpListener {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(TOP_MAX);
-    let limit = limit.min(TOP_MAX);
-    let number = limit - limit / 16;
+    let number = scarce_from(limit.min(TOP_MAX));
     match rustix::io::fcntl_dupfd_cloexec(&listener, number as RawFd) {
         Ok(above) => above.into(),
         Err(_) => listener,

@@ -10,6 +10,7 @@ pub mod listen;
 pub mod poller;
 pub mod socket;
 pub mod sys;
+pub mod table;
 mod waker;
 
 pub use self::clock::Clock;

@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll};
 use super::clock::Clock;
 use super::host::Post;
 use super::socket;
+use super::table::Table;
 use crate::shard::{
     Accept, Answer, Asker, Destination, Dialled, Got, Io, Mail, Now, Push, Put, Ready, Token,
 };
@@ -27,6 +28,7 @@ pub struct Net {
     post: Arc<Post>,
     outside: Outside,
     socket_buffer: usize,
+    table: Table,
 }
 
 /// What loops tell the rest of the program; must not block.
@@ -68,6 +70,7 @@ impl Net {
             post,
             outside,
             socket_buffer: 0,
+            table: Table::of_this_thread(),
         })
     }
 
@@ -160,8 +163,14 @@ impl Io for Net {
         let Some(listener) = self.listeners.get(listener as usize) else {
             return Accept::None;
         };
+        if !self.table.has_room(listener) {
+            return Accept::Exhausted;
+        }
         match listener.accept() {
-            Ok((stream, peer)) => Accept::Socket(stream, peer),
+            Ok((stream, peer)) => {
+                self.table.took(&stream);
+                Accept::Socket(stream, peer)
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Accept::None,
             Err(error) if socket::is_exhausted(&error) => Accept::Exhausted,
             Err(_) => Accept::Failed,
@@ -205,6 +214,10 @@ impl Io for Net {
             }
             failed => failed,
         }
+    }
+
+    fn is_scarce(&self, socket: &TcpStream) -> bool {
+        self.table.is_scarce(socket)
     }
 
     fn local_address(&self, socket: &TcpStream) -> Option<SocketAddr> {

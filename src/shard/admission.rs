@@ -7,7 +7,7 @@ use std::sync::Arc;
 use log::{info, warn};
 
 use super::{Bits, Client, Io, Shard, Token};
-use crate::kit::{Key, Pressure, Quota, Timer};
+use crate::kit::{Key, Pressure, Quota, Tick, Timer};
 use crate::session::{Asking, Dialect, Event, Session};
 
 /// Where clients come in.
@@ -17,6 +17,8 @@ pub(super) struct Door {
     named: BTreeMap<u32, u64>,
     /// Clients that were turned away, and may still read why.
     lobby: u32,
+    /// When the log heard that descriptors are scarce.
+    told: Option<Tick>,
 }
 
 /// Why a client is not let in.
@@ -33,6 +35,7 @@ impl Door {
             quota,
             named: BTreeMap::new(),
             lobby: 0,
+            told: None,
         }
     }
 }
@@ -51,7 +54,8 @@ impl<I: Io, D: Dialect> Shard<I, D> {
     /// Somebody has connected.
     pub(super) fn admit(&mut self, socket: I::Socket, peer: SocketAddr) {
         match self.take_place(peer.ip()) {
-            Ok(held) => {
+            Ok(mut held) => {
+                held.set(Bits::SCARCE, self.io.is_scarce(&socket));
                 self.begin_client(socket, peer, held);
             }
             Err(refusal) => self.turn_away(socket, peer, refusal),
@@ -145,6 +149,10 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         let Some(client) = self.clients.get_mut(key) else {
             return Ok(());
         };
+        if asking.upgrade && client.bits.contains(Bits::SCARCE) && !planted!(ScarceLetIn) {
+            self.tell_of_descriptors();
+            return Err(SCARCE);
+        }
         let uncounted = asking.upgrade && !client.bits.contains(Bits::COUNTED);
         let trusted = |address: &IpAddr| self.core.means.house.trusts(*address);
         let named = asking.client.filter(|address| !trusted(address));
@@ -162,6 +170,22 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         client.bits.insert(Bits::COUNTED);
         self.door.named.insert(key.index, counted);
         Ok(())
+    }
+
+    fn tell_of_descriptors(&mut self) {
+        let now = self.core.now;
+        if self
+            .door
+            .told
+            .is_some_and(|told| now.since(told) < TELL_PAUSE)
+        {
+            return;
+        }
+        self.door.told = Some(now);
+        warn!(
+            "loop" = self.index;
+            "descriptors are scarce: new sessions get 503; raise RLIMIT_NOFILE (LimitNOFILE= of a unit), or loops"
+        );
     }
 
     /// From now on clients are counted by their address: those who are here stay, and count.
@@ -228,6 +252,14 @@ const SHORT: Refusal = Refusal {
     status: 503,
     reason: "memory is short",
 };
+
+const SCARCE: Refusal = Refusal {
+    status: 503,
+    reason: "no descriptor is left for another session",
+};
+
+/// Between two lines about descriptors, in ms.
+const TELL_PAUSE: u32 = 60_000;
 
 /// Clients of one loop that may read why they were turned away: for a few seconds a slot each.
 const LOBBY_MAX: u32 = 256;

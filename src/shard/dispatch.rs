@@ -111,7 +111,7 @@ impl<I: Io, D: Dialect> Shard<I, D> {
         if self.state == State::Draining {
             // A node that asks for the last clients here can't come again: the listeners are closed.
             client.session.answer_in_drain();
-        } else if self.core.stats.pressure >= Pressure::High {
+        } else if self.core.stats.pressure >= Pressure::High || client.bits.contains(Bits::SCARCE) {
             client.session.end_with_answer();
         }
     }

@@ -73,6 +73,12 @@ pub trait Io {
         false
     }
 
+    /// Whether an accepted socket has one of the last descriptors, which sessions need towards servers.
+    /// It is told so if it asks for a session, and may ask for one thing else.
+    fn is_scarce(&self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
     /// Where the client of an accepted socket has connected to, if that can be told.
     fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
         None
@@ -170,7 +176,7 @@ pub enum Accept<S> {
     None,
     /// This one failed; others may wait.
     Failed,
-    /// No descriptor or memory was left. An edge-triggered listener will not tell again.
+    /// No descriptor or memory was left for a client. An edge-triggered listener will not tell again.
     Exhausted,
 }
 

@@ -57,5 +57,7 @@ bitflags! {
         const COUNTED = 1 << 10;
         /// A client that is not read while so many calls wait.
         const CROWDED = 1 << 11;
+        /// A client that came when descriptors were scarce.
+        const SCARCE = 1 << 12;
     }
 }

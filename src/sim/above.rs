@@ -236,6 +236,10 @@ impl<K: Below> Io for Above<K> {
         self.layer.is_secure(socket)
     }
 
+    fn is_scarce(&self, socket: &Self::Socket) -> bool {
+        self.layer.is_scarce(socket)
+    }
+
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr> {
         self.layer.local_address(socket)
     }

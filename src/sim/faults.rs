@@ -69,7 +69,10 @@ impl World {
             22 | 23 => self.break_protocol(),
             24..=26 => self.close_one(),
             27 => self.poison(),
-            28 => self.exhausted += 1 + self.rng.below(3),
+            28 => {
+                self.exhausted += 1 + self.rng.below(3);
+                self.scarce_until = until;
+            }
             29 => {
                 self.coverage.drains += 1;
                 let states = [
@@ -115,6 +118,7 @@ impl World {
         self.talking = false;
         self.healed_at = Some(self.now);
         self.exhausted = 0;
+        self.scarce_until = 0;
         for server in 0..self.servers.len() {
             let healthy = super::peer::Server {
                 pool: self.servers[server].pool,

@@ -98,6 +98,7 @@ pub struct Coverage {
     pub squeezes: u64,
     pub accepts_failed: u64,
     pub turned_away: u64,
+    pub scarce: u64,
     pub presses: u64,
     pub drains: u64,
     pub joins: u64,
@@ -171,6 +172,7 @@ impl Coverage {
             ("squeezes", &mut self.squeezes),
             ("accepts failed", &mut self.accepts_failed),
             ("turned away", &mut self.turned_away),
+            ("no descriptor left", &mut self.scarce),
             ("memory pressed", &mut self.presses),
             ("drains", &mut self.drains),
             ("servers joined", &mut self.joins),
@@ -386,7 +388,8 @@ impl World {
     }
 
     /// A client was turned away.
-    pub fn on_denied(&mut self, status: &str) {
+    pub fn on_denied(&mut self, status: &str, scarce: bool) {
+        self.coverage.scarce += u64::from(scarce);
         *self
             .coverage
             .closes

@@ -625,14 +625,19 @@ impl Client {
         };
         let head = String::from_utf8_lossy(&self.head[..end]).to_string();
         let status = head.split(' ').nth(1).unwrap_or_default().to_string();
+        let scarce = world.conns[self.conn].scarce;
         if status != "101" {
             world.note(format_args!("client {me} is denied: {status}"));
-            world.on_denied(&status);
+            world.on_denied(&status, scarce && status == "503");
             self.tainted = true;
             self.stage = Phase::Leaving;
             (self.closed, self.denied) = (true, true);
             return;
         }
+        assert!(
+            !scarce,
+            "law: client {me} has a descriptor that servers need"
+        );
         let accept = derive_accept_key(KEY.as_bytes());
         assert!(
             head.contains(&accept),

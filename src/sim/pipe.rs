@@ -140,6 +140,8 @@ pub struct Conn {
     pub accepted: bool,
     pub proxy_open: bool,
     pub socket_open: bool,
+    /// Its descriptor is one of the last.
+    pub scarce: bool,
     /// When the shard closed it, if all was to arrive that it had written.
     pub left_at: Option<u64>,
     pub peer_open: bool,
@@ -191,6 +193,7 @@ impl Conn {
             accepted: matches!(far, Far::Server(_)),
             proxy_open: true,
             socket_open: true,
+            scarce: false,
             left_at: None,
             peer_open: true,
             edge: false,

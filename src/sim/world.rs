@@ -59,6 +59,8 @@ pub struct World {
     pub healed_at: Option<u64>,
     /// So much the next accepts and dials fail for want of descriptors.
     pub exhausted: u32,
+    /// Until then who comes gets one of the last descriptors.
+    pub scarce_until: u64,
     pub denials: BTreeMap<u16, u32>,
     pub trace: u64,
     events: VecDeque<String>,
@@ -120,6 +122,7 @@ impl World {
             talking: true,
             healed_at: None,
             exhausted: 0,
+            scarce_until: 0,
             denials: BTreeMap::new(),
             trace: seed,
             events: VecDeque::new(),
@@ -366,10 +369,19 @@ impl Io for Kernel {
         let Some(id) = world.doors[index].waiting.pop_front() else {
             return Accept::None;
         };
+        world.conns[id].scarce = world.scarce_until > world.now;
         match world.conns[id].from {
             Some(from) => Accept::Socket(id, from),
             None => Accept::Failed,
         }
+    }
+
+    fn is_scarce(&self, socket: &usize) -> bool {
+        let world = self
+            .world
+            .as_ref()
+            .expect("a shard has the world in its turn");
+        world.conns[*socket].scarce
     }
 
     fn local_address(&self, _: &usize) -> Option<SocketAddr> {

@@ -1914,6 +1914,58 @@ fn pushes_can_have_a_path_of_their_own() {
 }
 
 #[test]
+fn v36_clients_leave_descriptors_for_the_api_and_for_its_pushes() {
+    let api = Api::echo();
+    let through = ["prlimit", "--nofile=200:200"].map(String::from);
+    let changes = json!({ "loops": 1, "limits": { "handshake": "60s" } });
+    let proxy = bridge_through(&through, vec![api.url()], changes);
+    // Several ask at once, so that their GETs take what descriptors there are.
+    let mut inside = Vec::new();
+    let refused = 'full: loop {
+        assert!(inside.len() < 200, "there are not so many");
+        let mut ten: Vec<Raw> = (0..10).map(|_| Raw::connect(proxy.address)).collect();
+        for (n, client) in ten.iter_mut().enumerate() {
+            let id = inside.len() + n;
+            client.send(handshake(&format!("/c{id}"), "").as_bytes());
+        }
+        for mut client in ten {
+            let answer = Answer::read(&mut client);
+            if answer.status != 101 {
+                break 'full answer;
+            }
+            inside.push(client);
+        }
+    };
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.head.header("retry-after"), Some("1"));
+    assert_eq!(
+        refused.body, "no descriptor is left for another session",
+        "{:?}",
+        refused.head
+    );
+    // Nobody inside notices, whether he or the API speaks.
+    for (n, client) in inside.iter_mut().enumerate() {
+        say(client, "hello");
+        assert_eq!(hear(client), "hello");
+        let answer = tell(proxy.address, &format!("POST /c{n}"), "", b"from the API");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.head.header("connection"), Some("close"));
+        assert_eq!(hear(client), "from the API");
+    }
+    let said = "descriptors are scarce";
+    until_true(WAIT, "the log", || proxy.log().contains(said));
+    assert_eq!(proxy.log().matches(said).count(), 1, "once a minute");
+    // With room, clients come in again.
+    inside.truncate(10);
+    until_true(WAIT, "room", || {
+        let answer = knock(&proxy, "/again", "");
+        matches!(answer.status, 101)
+    });
+    drop(inside);
+    finish(proxy, &[&api]);
+}
+
+#[test]
 fn b_d6_counts_of_clients_go_down_again() {
     let api = Api::echo();
     let proxy = bridge(&[&api], json!({}));

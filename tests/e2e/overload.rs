@@ -249,6 +249,41 @@ fn o01_without_descriptors_who_is_inside_goes_on_and_who_waits_is_served_later()
     proxy.finish();
 }
 
+#[test]
+fn v36_sessions_leave_descriptors_for_their_failover() {
+    let origins = [echo_origin(), echo_origin()];
+    let changes = patient(json!({ "loops": 1, "limits": { "handshake": "20s" } }));
+    let through = ["prlimit", "--nofile=200:200"].map(String::from);
+    let urls = [origins[0].url(), origins[1].url()];
+    let proxy = Proxy::start_through(&through, &urls, changes);
+    let mut inside = Vec::new();
+    let (client, head) = loop {
+        let (client, head) = ask(Raw::connect(proxy.address), "");
+        if head.status() != 101 {
+            break (client, head);
+        }
+        inside.push(client);
+        assert!(inside.len() < 100, "a session has two");
+    };
+    must_be_refused(
+        client,
+        &head,
+        503,
+        "no descriptor is left for another session",
+    );
+    assert!(inside.len() > 60, "{}", inside.len());
+    let answer = proxy.admin("POST", "/v1/servers/b1/failover", None);
+    assert!(answer.status < 300, "{} {}", answer.status, answer.body);
+    let moved = |reason| proxy.count("wsteady_failovers_total", &[("reason", reason)]);
+    until_true(WAIT, "half of them to be moved", || {
+        moved("moved") >= inside.len() as u64 / 2 - 1
+    });
+    assert_eq!(moved("exhausted"), 0);
+    inside.iter_mut().for_each(must_echo);
+    drop(inside);
+    proxy.finish();
+}
+
 /// User and system time of the process, in clock ticks.
 fn cpu_ticks(proxy: &Proxy) -> u64 {
     let pid = proxy.pid().as_raw_nonzero();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Options;
 use crate::control::config::{PoolConfig, PoolKind};
+use crate::net::table::table_for;
 
 /// What the checks compare with.
 pub(super) struct Need {
@@ -34,7 +35,7 @@ impl Need {
     pub fn descriptors(&self, tables: u64) -> u64 {
         let share = self.sockets.div_ceil(tables.max(1));
         let uneven = if tables > 1 { share / UNEVEN } else { 0 };
-        share + uneven + DESCRIPTORS_BESIDE
+        table_for(share + uneven).max(share + uneven + DESCRIPTORS_BESIDE)
     }
 
     /// Bytes while nobody says anything: ours, and the kernel's for the sockets.
@@ -100,5 +101,5 @@ const BASE_BYTES: u64 = 64 << 20;
 /// The kernel spreads 250,000 connections over 56 listeners within 2 %; one in 20 is on the safe side.
 const UNEVEN: u64 = 20;
 
-/// Listeners, pollers, log, probes, scrapes, and connections that are just being closed.
+/// Listeners, pollers, log, probes, scrapes, and connections that are just being closed: in the reserve of a large table.
 const DESCRIPTORS_BESIDE: u64 = 512;

@@ -169,15 +169,15 @@ fn each_limit_that_is_too_small_is_named_with_what_mends_it() {
             "Max open files            1024                 20000                files     \n",
             "RLIMIT_NOFILE (hard)",
             TooSmall,
-            "131762",
-            "ulimit -n 131762 as root; LimitNOFILE=131762 in the unit, or --loops 27",
+            "132274",
+            "ulimit -n 132274 as root; LimitNOFILE=132274 in the unit, or --loops 28",
         ),
         (
             "proc/sys/fs/nr_open",
             "65536\n",
             "fs.nr_open",
             TooSmall,
-            "131762",
+            "132274",
             "sysctl -w fs.nr_open=2500000",
         ),
         (
@@ -472,7 +472,7 @@ fn one_table_for_all_loops_needs_all_descriptors() {
     let check = of(&report, "RLIMIT_NOFILE (hard)");
     assert_eq!(
         (check.verdict, check.wanted.as_str()),
-        (Verdict::TooSmall, "1200512")
+        (Verdict::TooSmall, "1201024")
     );
     assert!(
         check.why.contains("share") && !check.mend.contains("--loops"),
